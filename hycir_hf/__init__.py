@@ -1,0 +1,40 @@
+"""Composed image retrieval in the Hugging Face world (HyCIR: synthetic triplets and hybrid training).
+
+Public names are imported on first use, so that `import hycir_hf` and `hycir --help` do not load torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF_NAME = {
+    "HyCIRConfig": "configuration_hycir",
+    "HyCIRModel": "modeling_hycir",
+    "HyCIROutput": "modeling_hycir",
+    "PseudoTokenMapper": "modeling_hycir",
+    "HyCIRProcessor": "processing_hycir",
+    "Gallery": "retrieval",
+    "RetrievalResults": "retrieval",
+}
+
+__all__ = ["Gallery", "HyCIRConfig", "HyCIRModel", "HyCIROutput", "HyCIRProcessor", "PseudoTokenMapper", "RetrievalResults"]
+
+if TYPE_CHECKING:
+    from .configuration_hycir import HyCIRConfig
+    from .modeling_hycir import HyCIRModel, HyCIROutput, PseudoTokenMapper
+    from .processing_hycir import HyCIRProcessor
+    from .retrieval import Gallery, RetrievalResults
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first asked for (PEP 562)."""
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
