@@ -1,0 +1,259 @@
+"""The console script `hycir`: arguments in, function called, result printed.
+
+A subcommand is one function that adds its parser and one that runs it, and a line in `_COMMANDS`. Whatever is heavy is
+imported when a subcommand runs, so that `hycir --help` loads no torch.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+_KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `hycir`.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Arguments; the process's own by default.
+
+    Returns:
+        `int`: 0 done, 1 failed, 130 interrupted. Wrong usage exits with 2 from within.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("hycir: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `hycir search ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"hycir {args.command}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="hycir", description="Composed image retrieval: a reference image and a text find the picture meant."
+    )
+    parser.add_argument("--version", action="version", version=f"hycir {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary, example, add_arguments, run in _COMMANDS:
+        subparser = subparsers.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=summary,
+            epilog=f"example:\n{example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(subparser)
+        subparser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+        subparser.set_defaults(run=run)
+    return parser
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGES", help="folder of pictures, or a data set as PATH[:CONFIG]")
+    parser.add_argument("--model", required=True, metavar="M", help="HyCIR model: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the gallery; one there is replaced")
+    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at once (64)")
+    parser.add_argument("--kind", choices=_KINDS, default="flat", help="index: flat is exact (default), others smaller")
+    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
+    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
+    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_index(args: argparse.Namespace) -> None:
+    from .retrieval import index_images, open_source
+
+    source = open_source(args.images, args.split, args.image_column, args.id_column)
+    model, processor = _load_model(args.model, args.device)
+    model_path = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
+    report = index_images(
+        model,
+        processor,
+        source,
+        args.output,
+        batch_size=args.batch_size,
+        kind=args.kind,
+        model_path=model_path,
+        on_skip=_print_skip,
+    )
+    rate = report.num_encoded / max(report.seconds, 1e-9)
+    if args.json:
+        skipped = [{"image_id": id_, "reason": reason} for id_, reason in report.skipped]
+        _print_json(
+            gallery=args.output,
+            count=len(report.gallery),
+            dim=report.gallery.dim,
+            kind=args.kind,
+            encoded=report.num_encoded,
+            resumed=report.num_resumed,
+            skipped=skipped,
+            images_per_second=round(rate, 1),
+        )
+        return
+    print(f"{len(report.gallery)} images in {args.output} ({rate:.1f} images/s, kind {args.kind})")
+    if report.num_resumed:
+        print(f"{report.num_resumed} of them were encoded by an earlier run")
+    if report.skipped:
+        print(f"Skipped as unreadable: {len(report.skipped)}")
+
+
+def _print_skip(image_id: str, reason: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"hycir index: skipped {image_id}: {reason}", file=sys.stderr)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gallery", metavar="DIR", help="gallery that `hycir index` made")
+    parser.add_argument(
+        "--image",
+        required=True,
+        action="append",
+        metavar="REF",
+        help="reference image: a file or an id of the gallery; give it again for several references",
+    )
+    parser.add_argument("--text", required=True, metavar="T", help='what to change; "" for the image alone')
+    parser.add_argument("-k", type=_positive, default=10, metavar="K", help="number of results (10)")
+    parser.add_argument("--model", metavar="M", help="model, by default the one that made the gallery")
+    parser.add_argument(
+        "--exclude-reference",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="gallery id of the reference, left out; found by itself where REF lies in the indexed folder",
+    )
+    parser.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
+    parser.add_argument("--html", metavar="OUT", help="write one self-contained page with the pictures")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_search(args: argparse.Namespace) -> None:
+    from .retrieval import Gallery, read_references, search_composed
+
+    gallery = Gallery.load(args.gallery)
+    model_path = args.model or gallery.model_path
+    if model_path is None:
+        raise ValueError(
+            f"Expected --model, since the gallery {args.gallery} names no model. Give the one it was made with."
+        )
+    references = read_references(gallery, args.gallery, args.image)
+    own_ids = [] if args.keep_reference else references.gallery_ids
+    excluded = sorted({*own_ids, *args.exclude_reference})
+    model, processor = _load_model(model_path, args.device)
+    results = search_composed(model, processor, gallery, references.images, args.text, args.k, excluded)
+    if args.html:
+        _write_page(args, gallery, references, excluded, results[0])
+    if args.json:
+        ranking = [{"rank": rank, "image_id": id_, "score": score} for rank, (id_, score) in enumerate(results[0], 1)]
+        _print_json(images=args.image, text=args.text, excluded=excluded, results=ranking, html=args.html)
+        return
+    print("rank  score   image")
+    for rank, (id_, score) in enumerate(results[0], 1):
+        print(f"{rank:4d}  {score:+.4f}  {id_}")
+    if excluded:
+        print(f"The reference is itself in the gallery and was left out: {', '.join(excluded)}")
+    if args.html:
+        print(f"Page: {args.html}")
+
+
+def _write_page(args: argparse.Namespace, gallery: Any, references: Any, excluded: list[str], ranking: Any) -> None:
+    from .retrieval import open_gallery_pictures
+    from .search_page import PageQuery, PageResult, render_search_page
+
+    pictures = open_gallery_pictures(gallery, args.gallery)
+    results = []
+    for id_, score in ranking:
+        try:
+            image = pictures.load(id_)
+        except (ValueError, OSError) as error:
+            print(f"hycir search: no picture for {id_}: {_one_line(error)}", file=sys.stderr)
+            image = None
+        results.append(PageResult(id_, score, image))
+    note = f"The reference is itself in the gallery and was left out: {', '.join(excluded)}." if excluded else ""
+    names = ", ".join(Path(name).name for name in references.names)
+    query = PageQuery(references.images, args.text, results, note, names)
+    page = render_search_page([query], intro=f"{len(gallery)} pictures in {Path(args.gallery).resolve().name}.")
+    output = Path(args.html)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+
+
+def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
+    """The model in eval mode on its device, and its processor."""
+    import datasets
+    import torch
+    from transformers.utils import logging
+
+    from .modeling_hycir import HyCIRModel
+    from .processing_hycir import HyCIRProcessor
+
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if not Path(path).exists() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") != 1):
+        raise ValueError(f"Expected a HyCIR model in {path}, but found nothing there. Give its folder or its Hub id.")
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"Expected a HyCIR model in {path}, but found no config.json. Give the folder it was saved in."
+        )
+    model = HyCIRModel.from_pretrained(path).eval()
+    processor = HyCIRProcessor.from_pretrained(path)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return value
+
+
+def _print_json(**values: Any) -> None:
+    print(json.dumps(values, indent=2))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_AddArguments = Callable[[argparse.ArgumentParser], None]
+_Run = Callable[[argparse.Namespace], None]
+_COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
+    (
+        "index",
+        "Encode a folder of pictures, or a data set, into a gallery. Cut short, the same command goes on.",
+        "  hycir index photos --model path/to/model --output gallery\n"
+        "  hycir index examples/emoji/data:images --split test --model path/to/model --output gallery --kind hnsw",
+        _add_index,
+        _run_index,
+    ),
+    (
+        "search",
+        "Find the pictures that a reference image and a text mean.",
+        '  hycir search gallery --image cat.jpg --text "make it black" -k 5 --html found.html',
+        _add_search,
+        _run_search,
+    ),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

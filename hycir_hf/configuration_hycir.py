@@ -1,0 +1,153 @@
+"""Configuration of HyCIR: a frozen image-text encoder's config and the mapper's few numbers (paper: Model architecture)."""
+
+import copy
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+SUPPORTED_ENCODERS = (
+    "clip",
+    "blip",
+    "siglip",
+    "siglip2",
+    "altclip",
+    "chinese_clip",
+    "metaclip_2",
+    "vision-text-dual-encoder",
+)
+"""`model_type` of the encoders that HyCIR knows how to read."""
+
+RESERVED_PLACEHOLDER_ID = -1
+"""An id that no tokenizer has: no query text can contain it, and the encoder never looks it up."""
+
+
+class HyCIRConfig(PreTrainedConfig):
+    """Configuration of a `HyCIRModel`.
+
+    Args:
+        encoder_config (`PreTrainedConfig` or `dict`): The frozen encoder's config; its `model_type` must be one of
+            `SUPPORTED_ENCODERS`. `None` means CLIP ViT-B/32's.
+        num_pseudo_tokens (`int`): K, the pseudo-word tokens of one reference image; at least 1 (paper: 4).
+        placeholder_token_id (`int`): Id that marks a pseudo token's place in `input_ids`. The default, -1, is an id
+            that no query text can contain; an id of the encoder's vocabulary works as well.
+        mapper_hidden_size (`int`): Width of the mapper's blocks.
+        mapper_num_layers (`int`): Number of Linear-Dropout-ReLU blocks before the mapper's output layer.
+        mapper_dropout (`float`): Dropout rate of the mapper's blocks, in [0, 1).
+        prompt (`str`): Template with exactly one `{image}` and one `{text}`.
+        encoder_name_or_path (`str`, *optional*): Where the encoder came from; `mapper_only` saves re-read it there. A
+            relative folder is looked up from the saved model's folder first.
+        encoder_fingerprint (`str`, *optional*): The encoder's fingerprint when the mapper was saved alone.
+        mapper_only (`bool`): Whether the weights beside this config are the mapper's alone.
+
+    Raises:
+        ValueError: If a value is outside its range, or the encoder is of no supported family.
+    """
+
+    model_type = "hycir"
+    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012 - the name and form that transformers reads
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
+        num_pseudo_tokens: int = 4,
+        placeholder_token_id: int = RESERVED_PLACEHOLDER_ID,
+        mapper_hidden_size: int = 512,
+        mapper_num_layers: int = 2,
+        mapper_dropout: float = 0.1,
+        prompt: str = "a photo of {image}, {text}",
+        encoder_name_or_path: str | None = None,
+        encoder_fingerprint: str | None = None,
+        mapper_only: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder_config = _as_encoder_config(encoder_config)
+        self.num_pseudo_tokens = num_pseudo_tokens
+        self.placeholder_token_id = placeholder_token_id
+        self.mapper_hidden_size = mapper_hidden_size
+        self.mapper_num_layers = mapper_num_layers
+        self.mapper_dropout = mapper_dropout
+        self.prompt = prompt
+        self.encoder_name_or_path = encoder_name_or_path
+        self.encoder_fingerprint = encoder_fingerprint
+        self.mapper_only = mapper_only
+        kwargs.pop("tie_word_embeddings", None)
+        super().__init__(tie_word_embeddings=False, **kwargs)
+        self._check()
+
+    @property
+    def text_hidden_size(self) -> int:
+        """H, the width of the text encoder's token embeddings."""
+        text_config = self.encoder_config.text_config
+        return getattr(text_config, "embedding_size", None) or text_config.hidden_size
+
+    @property
+    def feature_size(self) -> int:
+        """D, the width of the joint space of image and text features."""
+        config = self.encoder_config
+        if config.model_type == "blip":
+            return config.image_text_hidden_size
+        if config.model_type in ("siglip", "siglip2"):
+            return config.vision_config.hidden_size
+        return config.projection_dim
+
+    def _check(self) -> None:
+        """Collect all complaints about the values, then raise once."""
+        vocab_size = self.encoder_config.text_config.vocab_size
+        complaints = [
+            f"{name} must be {expected}, but it is {getattr(self, name)!r}"
+            for name, expected, is_good in (
+                ("num_pseudo_tokens", "an integer of at least 1", _is_int(self.num_pseudo_tokens, 1)),
+                ("mapper_hidden_size", "an integer of at least 1", _is_int(self.mapper_hidden_size, 1)),
+                ("mapper_num_layers", "an integer of at least 0", _is_int(self.mapper_num_layers, 0)),
+                ("mapper_dropout", "in [0, 1)", 0 <= self.mapper_dropout < 1),
+                (
+                    "placeholder_token_id",
+                    f"{RESERVED_PLACEHOLDER_ID} or an id of the encoder's vocabulary (0 to {vocab_size - 1})",
+                    _is_int(self.placeholder_token_id, RESERVED_PLACEHOLDER_ID)
+                    and self.placeholder_token_id < vocab_size,
+                ),
+                ("prompt", "a template with exactly one {image} and one {text}", is_prompt(self.prompt)),
+            )
+            if not is_good
+        ]
+        if complaints:
+            raise ValueError(f"HyCIRConfig: {'; '.join(complaints)}. Correct the values and build the config again.")
+
+
+def is_prompt(prompt: str) -> bool:
+    """Tell whether a prompt template has exactly one `{image}` and one `{text}`."""
+    return isinstance(prompt, str) and prompt.count("{image}") == 1 and prompt.count("{text}") == 1
+
+
+def _is_int(value: Any, minimum: int) -> bool:
+    """Tell whether a value is an integer (not a bool) of at least `minimum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:
+    """Build the encoder's config from what was given, without its `trust_remote_code`.
+
+    A saved `trust_remote_code: true` would ask everybody who loads HyCIR for trust that HyCIR does not need.
+    """
+    if encoder_config is None:
+        encoder_config = AutoConfig.for_model("clip")
+    is_dict = isinstance(encoder_config, dict)
+    model_type = encoder_config.get("model_type") if is_dict else getattr(encoder_config, "model_type", None)
+    if model_type not in SUPPORTED_ENCODERS:
+        raise ValueError(
+            f"HyCIR needs an image-text encoder of one of the families {list(SUPPORTED_ENCODERS)}, but the encoder's "
+            f"model_type is {model_type!r}. Choose such an encoder, or join an image and a text model with "
+            "transformers.VisionTextDualEncoderModel first."
+        )
+    encoder_config = copy.deepcopy(encoder_config)
+    if is_dict:
+        encoder_config.pop("model_type")
+        encoder_config = AutoConfig.for_model(model_type, **encoder_config)
+    for config in (encoder_config, encoder_config.text_config, encoder_config.vision_config):
+        config.__dict__.pop("trust_remote_code", None)
+    return encoder_config
+
+
+AutoConfig.register("hycir", HyCIRConfig, exist_ok=True)
+HyCIRConfig.register_for_auto_class()

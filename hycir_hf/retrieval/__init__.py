@@ -1,0 +1,30 @@
+"""From images to a searchable gallery, and from features to ranked ids.
+
+results.py   RetrievalResults, the checked value between search and metrics
+indexes.py   the five faiss index kinds: sizes that grow with N, filtered search
+gallery.py   Gallery: search, add, remove, save, load
+sources.py   where a gallery's images lie: a folder or a `datasets` path
+indexing.py  encoding a source into a gallery, resumable
+searching.py composed search: reference images and a text against a gallery
+"""
+
+from .gallery import Gallery
+from .indexing import IndexReport, index_images
+from .results import RetrievalResults
+from .searching import References, open_gallery_pictures, read_references, search_composed
+from .sources import DatasetSource, FolderSource, ImageSource, open_source
+
+__all__ = [
+    "DatasetSource",
+    "FolderSource",
+    "Gallery",
+    "ImageSource",
+    "IndexReport",
+    "References",
+    "RetrievalResults",
+    "index_images",
+    "open_gallery_pictures",
+    "open_source",
+    "read_references",
+    "search_composed",
+]

@@ -1,0 +1,69 @@
+"""The records that the package reads and writes, as `datasets.Features`.
+
+UNLABELED  images without labels: what SynCir and the loss L_ZS start from
+TRIPLET    SynCir's pseudo triplets; the pictures are found by id in an UNLABELED data set
+QUERY      a benchmark's composed queries
+GALLERY    a benchmark's gallery pictures
+"""
+
+from collections.abc import Iterable
+
+from datasets import Features, Image, Sequence, Value
+
+UNLABELED = Features({"image_id": Value("string"), "image": Image(), "caption": Value("string")})
+
+TRIPLET = Features(
+    {
+        "reference_id": Value("string"),
+        "target_id": Value("string"),
+        "query_text": Value("string"),
+        "reference_caption": Value("string"),
+        "target_caption": Value("string"),
+        "similarity": Value("float32"),  # the language-space filter's score, in [-1, 1]
+        "group_id": Value("int64"),  # the subgroup that the pair was taken from
+    }
+)
+
+QUERY = Features(
+    {
+        "query_id": Value("string"),
+        "reference_id": Value("string"),
+        "query_text": Value("string"),
+        "target_ids": Sequence(Value("string")),
+        "subset_ids": Sequence(Value("string")),  # the candidates of R_subset@K
+        "hard_negative_ids": Sequence(Value("string")),  # pictures that ignore the text, or do something else with it
+        "rule": Value("string"),
+        "wording": Value("int32"),  # which of a rule's wordings
+        "split": Value("string"),
+    }
+)
+
+GALLERY = Features(
+    {
+        "image_id": Value("string"),
+        "image": Image(),
+        "name": Value("string"),
+        "vendor": Value("string"),
+        "concept": Value("string"),
+    }
+)
+
+
+def check_columns(column_names: Iterable[str], schema: Features, what: str) -> None:
+    """Check that a data set has a schema's columns; more columns than those are fine.
+
+    Args:
+        column_names (`Iterable[str]`): The data set's columns.
+        schema (`Features`): UNLABELED, TRIPLET, QUERY or GALLERY.
+        what (`str`): What the data set is, for the message: "triplets".
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    found = list(column_names)
+    missing = [name for name in schema if name not in found]
+    if missing:
+        raise ValueError(
+            f"The {what} data set must have the columns {list(schema)}, but {missing} are missing (found: {found}). "
+            "Rename them with dataset.rename_column(...)."
+        )

@@ -1,0 +1,165 @@
+"""Tiny random encoders of every family, a tiny offline tokenizer, and small pictures."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AltCLIPConfig,
+    AutoModel,
+    BertConfig,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    ChineseCLIPConfig,
+    CLIPConfig,
+    MetaClip2Config,
+    PreTrainedTokenizerFast,
+    Siglip2Config,
+    SiglipConfig,
+    VisionTextDualEncoderConfig,
+    ViTConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from hycir_hf import HyCIRModel, HyCIRProcessor
+
+torch.set_num_threads(1)
+
+VOCAB_SIZE = 120
+PAD, BOS, EOS = 0, VOCAB_SIZE - 2, VOCAB_SIZE - 1
+IMAGE_SIZE = 16
+NUM_PSEUDO_TOKENS = 3
+MAX_LENGTH = 77
+WORDS = ["a", "photo", "of", "the", "and", ",", ".", "!", "$", "make", "it", "night", "day", "red", "blue", "green", "hat", "dog", "cat", "with", "without", "on", "first", "second", "third", "more", "less", "change", "to", "is", "has", "big", "small", "image", "picture", "same", "but", "in", "snow", "summer"]
+
+FAMILIES = (
+    "clip",
+    "clip_legacy",
+    "blip",
+    "siglip",
+    "siglip2",
+    "altclip",
+    "chinese_clip",
+    "metaclip_2",
+    "vision-text-dual-encoder",
+)
+
+
+def encoder_config(family):
+    """Build a tiny config; `clip_legacy` is CLIP with `eos_token_id=2`, which pools at the largest id."""
+    layers = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    vision = dict(**layers, image_size=IMAGE_SIZE, patch_size=8, projection_dim=24)
+    text = dict(
+        **layers,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=24,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    )
+    both = dict(text_config=text, vision_config=vision, projection_dim=24)
+    if family == "clip":
+        return CLIPConfig(**both)
+    if family == "clip_legacy":
+        return CLIPConfig(**(both | dict(text_config=text | dict(eos_token_id=2))))
+    if family == "blip":
+        text |= dict(encoder_hidden_size=32, sep_token_id=EOS, label_smoothing=0.0)
+        return BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=24, projection_dim=24)
+    if family == "siglip":
+        text |= dict(projection_size=32)
+        return SiglipConfig(text_config=text, vision_config=vision)
+    if family == "siglip2":
+        text |= dict(projection_size=32)
+        return Siglip2Config(text_config=text, vision_config=dict(**layers, patch_size=8, num_patches=4))
+    if family == "altclip":
+        text |= dict(project_dim=24, max_position_embeddings=MAX_LENGTH + 1 + PAD)
+        return AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    if family == "chinese_clip":
+        return ChineseCLIPConfig(**both)
+    if family == "metaclip_2":
+        return MetaClip2Config(**both)
+    text_config = BertConfig(**{k: v for k, v in text.items() if k != "projection_dim"})
+    vision_config = ViTConfig(**layers, image_size=IMAGE_SIZE, patch_size=8)
+    return VisionTextDualEncoderConfig.from_vision_text_configs(vision_config, text_config, projection_dim=24)
+
+
+def build_encoder(family, seed=0):
+    """Build a tiny random encoder whose weights are large enough to tell inputs apart."""
+    torch.manual_seed(seed)
+    config = encoder_config(family)
+    encoder = BlipForImageTextRetrieval(config) if family == "blip" else AutoModel.from_config(config)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "logit" not in name and parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+        for module in encoder.modules():  # transformers zeroes these rows whenever it loads such an encoder
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+    return encoder.eval()
+
+
+def build_model(family="clip", **kwargs):
+    return HyCIRModel.from_encoder(build_encoder(family), NUM_PSEUDO_TOKENS, **kwargs)
+
+
+def build_tokenizer():
+    """Build a word-level tokenizer with special tokens placed as CLIP's: EOS is the largest id."""
+    vocab = {"<pad>": PAD, "<unk>": 1} | {word: i + 3 for i, word in enumerate(WORDS)} | {"<s>": BOS, "</s>": EOS}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=MAX_LENGTH,
+    )
+
+
+def build_image_processor():
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False)
+
+
+def build_processor(**kwargs):
+    kwargs = dict(num_pseudo_tokens=NUM_PSEUDO_TOKENS) | kwargs
+    return HyCIRProcessor(build_image_processor(), build_tokenizer(), **kwargs)
+
+
+def image_inputs(family, num_images=2, seed=0):
+    """Make random image inputs of an encoder family."""
+    generator = torch.Generator().manual_seed(seed)
+    if family == "siglip2":
+        return {
+            "pixel_values": torch.randn(num_images, 4, 8 * 8 * 3, generator=generator),
+            "pixel_attention_mask": torch.ones(num_images, 4, dtype=torch.long),
+            "spatial_shapes": torch.tensor([[2, 2]] * num_images),
+        }
+    return {"pixel_values": torch.randn(num_images, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)}
+
+
+def random_picture(seed=0, size=(20, 14), mode="RGB"):
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.fixture
+def processor():
+    return build_processor()
+
+
+@pytest.fixture
+def model():
+    return build_model()

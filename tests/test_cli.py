@@ -1,0 +1,242 @@
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from conftest import build_encoder, build_model, build_processor, random_picture
+from PIL import Image
+
+from hycir_hf import Gallery, HyCIRModel
+from hycir_hf.cli import build_parser, main
+from hycir_hf.search_page import PageQuery, PageResult, PageTable, render_search_page
+
+HEAVY = {"torch", "transformers", "datasets", "faiss", "numpy", "PIL"}
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    build_model().save_pretrained(path)
+    build_processor().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def indexed(model_path, tmp_path_factory):
+    """A folder of pictures beside the gallery made from it."""
+    root = tmp_path_factory.mktemp("indexed")
+    for seed in range(6):
+        path = root / "pictures" / ("day", "night")[seed % 2] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        random_picture(seed).save(path)
+    (root / "pictures" / "broken.jpg").write_bytes(b"broken")
+    assert main(["index", str(root / "pictures"), "--model", model_path, "--output", str(root / "gallery")]) == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    "code", ["import hycir_hf", "from hycir_hf.cli import main\ntry:\n main(['{}'])\nexcept: pass"]
+)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_import_load_nothing_heavy(code, option):
+    code = f"import sys\n{code.replace('{}', option)}\nprint('LOADED', sorted(m for m in sys.modules if '.' not in m))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(re.findall(r"'(\w+)'", output.split("LOADED")[1]))
+    assert not loaded & HEAVY and "hycir_hf" in loaded
+
+
+@pytest.mark.parametrize("command", ["index", "search"])
+def test_help_has_an_example_that_parses(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and "example:" in text
+    examples = [line for line in text.split("example:")[1].splitlines() if line.strip()]
+    for line in examples:
+        words = shlex.split(line)
+        assert words[0] == "hycir" and build_parser().parse_args(words[1:]).command == command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["index"],
+        ["index", "x", "--model", "m", "--output", "o", "--kind", "magic"],
+        ["index", "x", "--model", "m", "--output", "o", "--batch-size", "0"],
+        ["search", "g", "--image", "a"],
+        ["search", "g", "--image", "a", "--text", "t", "-k", "-1"],
+        ["search", "g", "--image", "a", "--text", "t", "-k", "x"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and "usage: hycir" in capsys.readouterr().err
+
+
+def failing(arguments, capsys):
+    """Run a command that must fail; returns its one line."""
+    assert main(arguments) == 1
+    errors = capsys.readouterr().err.strip()
+    assert "\n" not in errors and errors.startswith(f"hycir {arguments[0]}: error: ")
+    return errors
+
+
+def test_errors_are_one_line(indexed, model_path, tmp_path, capsys):
+    gallery, picture = str(indexed / "gallery"), str(indexed / "pictures" / "day" / "0.png")
+    query = ["--image", picture, "--text", "make it night"]
+    assert "found nothing there" in failing(["index", "/nowhere", "--model", "m", "--output", "o"], capsys)
+    index = ["index", str(indexed / "pictures"), "--output", str(tmp_path / "g"), "--model"]
+    assert "HyCIR model in ./nowhere" in failing([*index, "./nowhere"], capsys)
+    assert "found no config.json" in failing([*index, str(tmp_path)], capsys)
+    assert "no manifest.json" in failing(["search", str(tmp_path), *query], capsys)
+    assert "'nowhere.png'" in failing(["search", gallery, "--image", "nowhere.png", "--text", ""], capsys)
+    broken = str(indexed / "pictures" / "broken.jpg")
+    assert "broken.jpg" in failing(["search", gallery, "--image", broken, "--text", ""], capsys)
+    assert "'x'" in failing(["search", gallery, *query, "--exclude-reference", "x"], capsys)
+    with pytest.raises(FileNotFoundError):
+        main(["search", str(tmp_path), *query, "--debug"])
+
+
+def test_another_encoder_is_refused(indexed, tmp_path, capsys):
+    HyCIRModel.from_encoder(build_encoder("clip", seed=1), 3).save_pretrained(tmp_path)
+    build_processor().save_pretrained(tmp_path)
+    picture = str(indexed / "pictures" / "day" / "0.png")
+    command = ["search", str(indexed / "gallery"), "--image", picture, "--text", "", "--model", str(tmp_path)]
+    assert "Expected the encoder that made this gallery" in failing(command, capsys)
+
+
+def test_index_names_and_counts_the_broken_file(indexed, model_path, tmp_path, capsys):
+    command = ["index", str(indexed / "pictures"), "--model", model_path, "--output", str(tmp_path / "g"), "--json"]
+    assert main([*command, "--kind", "hnsw"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["count"], report["encoded"], report["resumed"], report["kind"]) == (6, 6, 0, "hnsw")
+    assert [entry["image_id"] for entry in report["skipped"]] == ["broken.jpg"]
+    lines = re.split(r"[\r\n]+", err)
+    assert sum("skipped broken.jpg: " in line for line in lines) == 1
+    assert any("images/s" in line for line in lines)
+    assert main(command[:-1]) == 0  # the same again, over the gallery that is there
+    assert "Skipped as unreadable: 1\n" in capsys.readouterr().out
+    assert Gallery.load(tmp_path / "g").kind == "flat"
+
+
+def test_search_leaves_the_reference_out_and_says_so(indexed, capsys):
+    picture = str(indexed / "pictures" / "day" / "0.png")
+    command = ["search", str(indexed / "gallery"), "--image", picture, "--text", "make it night", "-k", "4"]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert len(re.findall(r"^ +\d+ +[+-]\d\.\d{4}  \S+$", table, re.MULTILINE)) == 4
+    assert "is itself in the gallery and was left out: day/0.png" in table
+    assert main([*command, "--json"]) == 0
+    by_path = json.loads(capsys.readouterr().out)
+    assert by_path["excluded"] == ["day/0.png"] and [entry["rank"] for entry in by_path["results"]] == [1, 2, 3, 4]
+    assert "day/0.png" not in {entry["image_id"] for entry in by_path["results"]}
+    command[3] = "day/0.png"  # the same by its id
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"] == by_path["results"]
+    assert main([*command, "--json", "--keep-reference", "-k", "99"]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert kept["excluded"] == [] and len(kept["results"]) == 6
+    assert main([*command, "--image", "night/1.png", "--json"]) == 0  # two references
+    assert json.loads(capsys.readouterr().out)["excluded"] == ["day/0.png", "night/1.png"]
+
+
+def test_search_of_a_copy_can_name_its_id(indexed, tmp_path, capsys):
+    random_picture(0).save(tmp_path / "copy.png")
+    command = ["search", str(indexed / "gallery"), "--image", str(tmp_path / "copy.png"), "--text", "", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["excluded"] == []
+    assert main([*command, "--exclude-reference", "day/0.png"]) == 0
+    assert "day/0.png" not in capsys.readouterr().out.split('"results"')[1]
+
+
+class PageReader(HTMLParser):
+    """Collects images, external addresses and unclosed tags."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "!doctype"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(attrs)
+        self.addresses += [attrs[name] for name in ("src", "href") if name in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read_page(text):
+    reader = PageReader()
+    reader.feed(text)
+    assert reader.open == []
+    assert all(address.startswith("data:image/") for address in reader.addresses)
+    assert all(image["alt"].strip() for image in reader.images)
+    assert "<script" not in text and "@import" not in text and "url(" not in text
+    return reader
+
+
+def test_search_page_is_self_contained(indexed, tmp_path, capsys):
+    page = tmp_path / "new" / "found.html"
+    picture = str(indexed / "pictures" / "day" / "0.png")
+    text = '<b>"night"</b> & snow'
+    command = ["search", str(indexed / "gallery"), "--image", picture, "--text", text, "--html", str(page)]
+    assert main(command) == 0
+    assert f"Page: {page}" in capsys.readouterr().out
+    reader = read_page(page.read_text(encoding="utf-8"))
+    assert len(reader.images) == 1 + 5
+    assert "&lt;b&gt;&quot;night&quot;&lt;/b&gt; &amp; snow" in page.read_text(encoding="utf-8")
+    assert "left out: day/0.png" in page.read_text(encoding="utf-8")
+
+
+def test_a_moved_gallery_finds_its_pictures_and_a_missing_one_is_named(indexed, model_path, tmp_path, capsys):
+    shutil.copytree(indexed, tmp_path / "old")
+    arguments = [
+        str(tmp_path / "old" / "pictures"),
+        "--model",
+        model_path,
+        "--output",
+        str(tmp_path / "old" / "gallery"),
+    ]
+    assert main(["index", *arguments]) == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / "pictures" / "night" / "1.png").unlink()
+    capsys.readouterr()
+    page, picture = tmp_path / "found.html", tmp_path / "new" / "pictures" / "day" / "0.png"
+    command = ["search", str(tmp_path / "new" / "gallery"), "--image", str(picture), "--text", "", "--html", str(page)]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "left out: day/0.png" in out and "no picture for night/1.png" in err
+    assert len(read_page(page.read_text(encoding="utf-8")).images) == 1 + 4
+
+
+def test_page_of_many_queries_with_targets_and_figures():
+    picture = Image.new("RGB", (700, 500), "teal")
+    results = [PageResult("a", 0.9, picture, is_target=True), PageResult("b", -0.1, None, is_target=False, label="dog")]
+    queries = [PageQuery([picture, picture], "make it <night>", results, "a note"), PageQuery([picture], "", [])]
+    table = PageTable("R@K", ["method", "R@1"], [["mapper", "0.40"], ["sum & more", "0.36"]])
+    text = render_search_page(queries, title="Demo & more", intro="Ten queries.", tables=[table])
+    reader = read_page(text)
+    assert len(reader.images) == 4 and text.count("✓ target") == 1 and "0.40" in text and "sum &amp; more" in text
+    assert "no text: the image alone" in text and "Nothing was found" in text and "prefers-color-scheme:dark" in text
+
+
+def test_interrupt_is_one_line_and_130(monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hycir_hf.retrieval.open_source", interrupt)
+    assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
+    assert capsys.readouterr().err.strip() == "hycir: interrupted. Run the same command again to go on."

@@ -1,0 +1,84 @@
+"""The losses against closed forms, and the gather against one process."""
+
+import math
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hycir_hf.losses import contrastive_loss, gather_features, hybrid_loss
+
+
+def unit(*shape, seed=0):
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_zero_features_give_log_b(batch_size):
+    zeros = torch.zeros(batch_size, 8)
+    assert contrastive_loss(zeros, zeros, 100.0).item() == pytest.approx(math.log(batch_size), abs=1e-6)
+
+
+def test_two_orthogonal_pairs():
+    eye = torch.eye(2)
+    assert contrastive_loss(eye, eye, 3.0).item() == pytest.approx(math.log1p(math.exp(-3.0)), abs=1e-6)
+    assert contrastive_loss(eye, eye.flip(0), 3.0).item() == pytest.approx(3.0 + math.log1p(math.exp(-3.0)), abs=1e-5)
+
+
+def test_both_directions_count_the_same():
+    queries, targets = unit(5, 8), unit(5, 8, seed=1)
+    forth, back = contrastive_loss(queries, targets, 10.0), contrastive_loss(targets, queries, 10.0)
+    torch.testing.assert_close(forth, back)
+
+
+def test_hybrid_is_the_sum():
+    features = [unit(4, 8, seed=0), unit(4, 8, seed=1), unit(3, 8, seed=2), unit(3, 8, seed=3)]
+    loss, zero_shot, triplet = hybrid_loss(*features, 10.0)
+    torch.testing.assert_close(loss, zero_shot + triplet)
+    torch.testing.assert_close(zero_shot, contrastive_loss(*features[:2], 10.0))
+    torch.testing.assert_close(triplet, contrastive_loss(*features[2:], 10.0))
+
+
+def test_half_precision_is_scored_in_float32():
+    queries, targets = unit(6, 16).bfloat16(), unit(6, 16, seed=1).bfloat16()
+    expected = contrastive_loss(queries.float(), targets.float(), 100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(contrastive_loss(queries, targets, 100.0), expected)
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="one target for each query"):
+        contrastive_loss(unit(3, 8), unit(2, 8), 1.0)
+
+
+def test_gather_is_a_no_op_in_one_process():
+    features = unit(3, 8)
+    assert gather_features(features) is features
+
+
+def _worker(rank, port, path):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    queries, targets = (unit(4, 8, seed=s).chunk(2)[rank].clone().requires_grad_() for s in (0, 1))
+    loss = contrastive_loss(queries, targets, 10.0, gather=True)
+    loss.backward()
+    torch.save((loss.detach(), queries.grad, targets.grad), f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_gather_equals_one_process(tmp_path):
+    """Averaged over processes, as DDP does, the gradients are those of the whole batch in one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_worker, args=(port, str(tmp_path)), nprocs=2)
+    queries, targets = unit(4, 8, seed=0).requires_grad_(), unit(4, 8, seed=1).requires_grad_()
+    loss = contrastive_loss(queries, targets, 10.0)
+    loss.backward()
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for part in parts:
+        torch.testing.assert_close(part[0], loss.detach())
+    for i, whole in ((1, queries), (2, targets)):
+        torch.testing.assert_close(torch.cat([part[i] for part in parts]) / 2, whole.grad)

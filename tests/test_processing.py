@@ -1,0 +1,318 @@
+"""HyCIRProcessor: prompts, cuts, padding; and pictures of every kind."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    BOS,
+    EOS,
+    IMAGE_SIZE,
+    MAX_LENGTH,
+    NUM_PSEUDO_TOKENS,
+    PAD,
+    build_encoder,
+    build_image_processor,
+    build_processor,
+    build_tokenizer,
+    random_picture,
+)
+from PIL import Image
+from transformers import AutoProcessor
+
+import hycir_hf.processing_hycir as processing
+from hycir_hf import HyCIRProcessor
+from hycir_hf.processing_hycir import load_image
+
+HOLES = [-1] * NUM_PSEUDO_TOKENS
+
+
+def ids_of(words):
+    return build_tokenizer()(words, add_special_tokens=False)["input_ids"]
+
+
+def rows_of(batch):
+    """Token rows without padding."""
+    return [
+        [int(i) for i, m in zip(ids, mask, strict=True) if m]
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+
+
+# --- prompts
+
+
+def test_composed_prompt(processor):
+    batch = processor(images=[random_picture()], text=["make it night"])
+    assert rows_of(batch) == [[BOS, *ids_of("a photo of"), *HOLES, *ids_of(", make it night"), EOS]]
+    assert batch["pixel_values"].shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_empty_text_means_the_image_alone(processor, text):
+    assert rows_of(processor(text=[text])) == [[BOS, *ids_of("a photo of"), *HOLES, EOS]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "with_text", "without_text"),
+    [
+        ("a photo of {image} that {text}", "a photo of <> that red", "a photo of <> that"),
+        ("{text}, a photo of {image}", "red, a photo of <>", "a photo of <>"),
+        ("{image}: {text}.", "<>: red.", "<>."),
+        ("{image}{text}", "<>red", "<>"),
+    ],
+)
+def test_other_prompts(prompt, with_text, without_text):
+    processor = build_processor(prompt=prompt)
+    for text, expected in (("red", with_text), ("", without_text)):
+        before, after = (ids_of(part) for part in expected.split("<>"))
+        assert rows_of(processor(text=text)) == [[BOS, *before, *HOLES, *after, EOS]]
+
+
+@pytest.mark.parametrize("prompt", ["{text}", "a photo", "{image} {image} {text}"])
+def test_bad_prompts_are_refused(prompt):
+    with pytest.raises(ValueError, match="exactly one"):
+        build_processor(prompt=prompt)
+
+
+def test_several_images_a_row(processor):
+    pictures = [random_picture(i) for i in range(3)]
+    batch = processor(images=[pictures[:2], pictures[2]], text=["the hat of the second on the first", ""])
+    first, second = rows_of(batch)
+    assert first[: 4 + 2 * NUM_PSEUDO_TOKENS + 1] == [BOS, *ids_of("a photo of"), *HOLES, *ids_of("and"), *HOLES]
+    assert second == [BOS, *ids_of("a photo of"), *HOLES, EOS]
+    assert len(batch["pixel_values"]) == 3
+    for i, picture in enumerate(pictures):
+        assert torch.equal(batch["pixel_values"][i], processor(images=picture)["pixel_values"][0])
+
+
+@pytest.mark.parametrize("text", ["costs 5 $, $ $ $", "[$]", "{image} and {text}", "<pad>", "\\1 {0}"])
+def test_no_text_makes_or_breaks_a_placeholder(processor, text):
+    (row,) = rows_of(processor(text=[text]))
+    assert row.count(-1) == NUM_PSEUDO_TOKENS
+    assert row[4 : 4 + NUM_PSEUDO_TOKENS] == HOLES
+
+
+def test_in_vocabulary_placeholder():
+    dollar = ids_of("$")[0]
+    processor = build_processor(placeholder_token_id=dollar)
+    assert rows_of(processor(text=["red"]))[0].count(dollar) == NUM_PSEUDO_TOKENS
+    with pytest.raises(ValueError, match="Reword it"):
+        processor(text=["costs 5 $"])
+    assert rows_of(processor(text=["costs 5 $"], compose=False))[0].count(dollar) == 1
+
+
+def test_plain_text_is_the_tokenizers_own(processor):
+    texts = ["a red hat", "", "the dog in the snow!"]
+    expected = build_tokenizer()(texts, padding=True, return_tensors="pt")
+    batch = processor(text=texts, compose=False)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+
+
+def test_padding_goes_to_the_longest_of_the_batch(processor):
+    batch = processor(text=["make it night", ""])
+    assert batch["input_ids"].shape == (2, 4 + NUM_PSEUDO_TOKENS + 4 + 1)
+    assert (batch["input_ids"][1][-4:] == PAD).all() and not batch["attention_mask"][1][-4:].any()
+
+
+def test_siglip_is_padded_to_its_full_length_without_mask():
+    batch = build_processor(pad_to_max_length=True)(text=["make it night"])
+    assert batch["input_ids"].shape == (1, MAX_LENGTH)
+    assert "attention_mask" not in batch
+
+
+@pytest.mark.parametrize("prompt", ["a photo of {image}, {text}", "{text}: a photo of {image}"])
+def test_long_texts_are_cut_and_reported_once(prompt, caplog):
+    processor = build_processor(prompt=prompt)
+    with caplog.at_level(logging.WARNING, logger=processing.__name__):
+        rows = rows_of(processor(text=["red " * 200, "", "blue " * 300]))
+    assert [len(row) for row in rows] == [MAX_LENGTH, 5 + NUM_PSEUDO_TOKENS, MAX_LENGTH]
+    assert all(row[0] == BOS and row[-1] == EOS and row.count(-1) == NUM_PSEUDO_TOKENS for row in rows)
+    assert len(caplog.records) == 1 and "cut" in caplog.text
+    assert len(rows_of(processor(text=["red " * 200], compose=False))[0]) == MAX_LENGTH
+
+
+def test_too_many_images_for_a_prompt(processor):
+    with pytest.raises(ValueError, match="fewer reference images"):
+        processor(images=[[random_picture()] * 30], text=["red"])
+
+
+def test_wrong_calls_are_explained(processor):
+    with pytest.raises(ValueError, match="neither"):
+        processor()
+    with pytest.raises(ValueError, match="2 rows of images and 1 texts"):
+        processor(images=[random_picture(), random_picture(1)], text=["red"])
+    with pytest.raises(ValueError, match=r"rows \[1\]"):
+        processor(images=[[random_picture()], []], text=["red", "blue"])
+    with pytest.raises(TypeError, match="text 1 is None"):
+        processor(text=["red", None])
+
+
+def test_return_tensors(processor):
+    assert isinstance(processor(text="red", return_tensors=None)["input_ids"][0], list)
+    assert isinstance(processor(text="red", return_tensors="np")["input_ids"], np.ndarray)
+
+
+# --- saving
+
+
+def test_save_and_load(processor, tmp_path):
+    processor = build_processor(prompt="{image} but {text}", num_pseudo_tokens=5)
+    processor.save_pretrained(tmp_path)
+    for loaded in (HyCIRProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is HyCIRProcessor
+        assert type(loaded.image_processor) is type(processor.image_processor)
+        expected = processor(images=[random_picture()], text=["red"])
+        found = loaded(images=[random_picture()], text=["red"])
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "altclip"])
+def test_from_encoder(family, tmp_path):
+    build_encoder(family).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    build_image_processor().save_pretrained(tmp_path)
+    processor = HyCIRProcessor.from_encoder(tmp_path, num_pseudo_tokens=2)
+    assert processor.max_length == MAX_LENGTH
+    assert processor.pad_to_max_length == (family == "siglip")
+    assert rows_of(HyCIRProcessor.from_encoder(tmp_path, pad_to_max_length=False)(text="red"))[0].count(-1) == 4
+
+
+# --- pictures
+
+
+def colours(image):
+    return np.asarray(image).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"]
+)
+def test_every_mode_becomes_rgb(mode):
+    white = Image.new("RGB", (6, 4), "white")
+    image = white.convert("LA").convert(mode) if mode in ("PA", "La") else None
+    if image is None:
+        image = (
+            white.convert("RGBA").convert(mode) if mode == "RGBa" else white.convert(mode) if mode != "LAB" else None
+        )
+    if image is None:
+        image = Image.new("LAB", (6, 4), (255, 128, 128))
+    loaded = load_image(image)
+    assert (loaded.mode, loaded.size) == ("RGB", (6, 4))
+    assert colours(loaded).min() >= 250
+
+
+def test_transparency_lies_on_white():
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert (colours(load_image(clear)) == 255).all()
+    half = colours(load_image(Image.new("RGBA", (2, 2), (0, 0, 0, 128))))
+    assert np.abs(half.astype(int) - 127).max() <= 1
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([255, 0, 0] + [0, 0, 255] * 255)
+    palette.info["transparency"] = 0
+    assert (colours(load_image(palette)) == 255).all()
+    keyed = Image.new("RGB", (2, 2), (0, 255, 0))
+    keyed.info["transparency"] = (0, 255, 0)
+    assert (colours(load_image(keyed)) == 255).all()
+
+
+@pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
+def test_16_bit_keeps_its_greys(tmp_path, byte_order):
+    values = np.array([[0, 257 * 100, 65535]], dtype=byte_order)
+    path = tmp_path / "grey.tiff"
+    Image.fromarray(values.astype("<u2")).save(path)
+    for image in (path, values, Image.open(path)):
+        assert colours(load_image(image))[:, 0].tolist() == [0, 100, 255]
+    path = tmp_path / "grey.png"
+    Image.fromarray(values.astype("<u2")).save(path)
+    assert colours(load_image(path))[:, 0].tolist() == [0, 100, 255]
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    picture = Image.new("RGB", (8, 4), "black")
+    picture.paste("white", (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    loaded = load_image(tmp_path / "turned.png")
+    assert loaded.size == (4, 8)
+    assert loaded.getpixel((0, 0)) == (255, 255, 255) and loaded.getpixel((0, 7)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("extension", ["gif", "png", "webp"])
+def test_first_frame_of_an_animation(tmp_path, extension):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = tmp_path / f"moving.{extension}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    opened = Image.open(path)
+    opened.seek(1)
+    for image in (path, path.read_bytes(), opened):
+        assert load_image(image).getpixel((1, 1))[2] < 10
+
+
+def test_every_container_gives_the_same_picture(tmp_path):
+    picture = random_picture()
+    path = tmp_path / "ein Bild ü.png"
+    picture.save(path)
+    array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy())
+    data = path.read_bytes()
+    same = [picture, path, str(path), data, bytearray(data), memoryview(data), {"bytes": data, "path": None}]
+    same += [{"bytes": None, "path": str(path)}, array, array / 255, array.astype(np.float32), array.transpose(2, 0, 1)]
+    same += [tensor, tensor.permute(2, 0, 1), tensor.permute(2, 0, 1) / 255, array.astype(np.uint16) * 257]
+    for image in same:
+        assert np.array_equal(np.asarray(load_image(image)), array)
+    processor = build_processor()
+    expected = processor(images=[picture] * 2)["pixel_values"]
+    for batch in ([path, data], np.stack([array, array]), (picture, picture), torch.stack([tensor, tensor])):
+        assert torch.equal(processor(images=batch)["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (1, 5, 7), (5, 7, 2), (5, 7, 4), (4, 5, 7)])
+def test_channels(shape):
+    assert load_image(np.full(shape, 255, np.uint8)).size == (7, 5)
+    assert load_image(np.ones(shape, bool)).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (500, 2)])
+def test_small_and_narrow_pictures(processor, size):
+    assert processor(images=random_picture(size=size))["pixel_values"].shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_broken_pictures_are_named(processor, tmp_path):
+    picture = io.BytesIO()
+    random_picture(size=(200, 200)).save(picture, "PNG")
+    broken = {
+        "cut.png": picture.getvalue()[:5000],
+        "text.jpg": b"not a picture",
+        "empty.png": b"",
+        "flipped.png": picture.getvalue()[:60] + b"\xff" * 40 + picture.getvalue()[100:],
+    }
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=rf"image 1 \(.*{name}\)"):
+            processor(images=[random_picture(), tmp_path / name])
+        with pytest.raises(ValueError, match=f"{len(data)} bytes"):
+            load_image(data)
+    with pytest.raises(ValueError, match=r"missing\.png.*no such file"):
+        load_image(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="no such file"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/cat.png", "file:///cat.png", "data:image/png;base64,AAAA"])
+def test_urls_are_refused(url):
+    with pytest.raises(ValueError, match="download it first"):
+        load_image(url)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [None, 3, np.zeros((5, 7, 9)), np.zeros((0, 3)), np.full((4, 4), -1.0), np.full((4, 4), np.nan), torch.zeros(3)],
+)
+def test_other_things_are_refused(image):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_image(image)

@@ -1,0 +1,654 @@
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from conftest import build_model, build_processor, random_picture
+from datasets import Dataset, DatasetDict, Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hycir_hf import Gallery, RetrievalResults
+from hycir_hf.retrieval import index_images, indexing, open_source
+from hycir_hf.retrieval.gallery import read_manifest
+
+KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")
+
+
+def unit_features(count, dim=16, seed=0):
+    """Unit features around a few centres, so that approximate indexes have something to find."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((12, dim))
+    features = centres[rng.integers(0, 12, count)] + 0.5 * rng.standard_normal((count, dim))
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+def names(count):
+    return [f"image-{row}" for row in range(count)]
+
+
+def brute_force(queries, features, ids, k, allowed=None):
+    """Ids of the k best allowed rows for each query, ties in gallery order."""
+    scores = (queries.astype(np.float64) @ features.T.astype(np.float64)).astype(np.float32)
+    rankings = []
+    for row in scores:
+        order = np.argsort(-row, kind="stable")
+        rankings.append([ids[i] for i in order if allowed is None or ids[i] in allowed][:k])
+    return rankings
+
+
+# RetrievalResults
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "message"),
+    [
+        ([["a"]], [], "one row of scores for each row of ids"),
+        ([["a", "b"]], [[1.0]], "row 0 holds 2 ids and 1 scores"),
+        ([["a"], ["a", "b"]], [[1.0], [0.1, 0.2]], "row 1 rises from 0.1 to 0.2 at rank 2"),
+        ([["a", "b", "a"]], [[3.0, 2.0, 1.0]], "'a' twice"),
+        ([["a"]], [[float("nan")]], "finite"),
+        (["ab"], [[1.0, 0.5]], "string 'ab'"),
+    ],
+)
+def test_results_refuse_what_is_no_ranking(ids, scores, message):
+    with pytest.raises(ValueError, match=message):
+        RetrievalResults(ids, scores)
+
+
+def test_results_give_ragged_rows_as_pairs():
+    results = RetrievalResults([["a", "b"], []], [[0.5, 0.5], []])
+    assert len(results) == 2 and results[0] == [("a", 0.5), ("b", 0.5)] and list(results)[1] == []
+
+
+# Search
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_flat_search_is_brute_force_with_ties_in_gallery_order(data):
+    """Small whole numbers: scores are exact, and ties are everywhere, also across rank k."""
+    count, dim = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 5))
+    seed = data.draw(st.integers(0, 2**16))
+    rng = np.random.default_rng(seed)
+    features = rng.integers(-1, 2, (count, dim)).astype(np.float32)
+    queries = rng.integers(-1, 2, (data.draw(st.integers(1, 30)), dim)).astype(np.float32)
+    k = data.draw(st.integers(1, count + 5))
+    ids = names(count)
+    results = Gallery.from_features(features, ids).search(queries, k=k)
+    assert results.ids == brute_force(queries, features, ids, k)
+
+
+def test_identical_images_tie_exactly_wherever_they_stand():
+    """Blocked matrix products round by column: without rescoring copies get different scores and swap."""
+    base = unit_features(40, dim=48, seed=1)
+    features = np.concatenate([base] * 25)  # 1000 rows, 25 copies of each
+    results = Gallery.from_features(features, names(1000)).search(unit_features(64, dim=48, seed=2), k=10)
+    for row_ids, row_scores in zip(results.ids, results.scores, strict=True):
+        assert len(set(row_scores)) == 1
+        assert row_ids == [f"image-{int(row_ids[0].split('-')[1]) + 40 * copy}" for copy in range(10)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_finds_what_is_near(kind):
+    features, ids = unit_features(600), names(600)
+    gallery = Gallery.from_features(features, ids, kind=kind)
+    queries = unit_features(20, seed=3)
+    exact = brute_force(queries, features, ids, 10)
+    found = gallery.search(queries, k=10).ids
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+    assert recall > (0.6 if kind == "ivf_pq" else 0.95)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exclude_and_restrict_act_before_top_k(kind):
+    features, ids = unit_features(500), names(500)
+    gallery = Gallery.from_features(features, ids, kind=kind)
+    queries = unit_features(6, seed=4)
+    whole = gallery.search(queries, k=500)
+    assert all(len(row) == 500 for row in whole.ids)
+    # Shared: the 40 best of the first query go, and every row is still full.
+    gone = whole.ids[0][:40]
+    for row in gallery.search(queries, k=10, exclude_ids=gone).ids:
+        assert len(row) == 10 and not set(row) & set(gone)
+    # Per query: each loses its own best images, and gets the next ones.
+    own = [row[:3] for row in whole.ids]
+    excluded = gallery.search(queries, k=5, exclude_ids=own)
+    if kind in ("flat", "sq8"):
+        assert excluded.ids == [row[3:8] for row in whole.ids]
+    assert all(not set(row) & set(gone) and len(row) == 5 for row, gone in zip(excluded.ids, own, strict=True))
+    # A short list: what is left, best first, though these are the worst of all.
+    worst = [row[-7:] for row in whole.ids]
+    restricted = gallery.search(queries, k=10, restrict_to=worst)
+    assert [sorted(row) for row in restricted.ids] == [sorted(row) for row in worst]
+    # Both at once, and None for a query without a list.
+    both = gallery.search(queries, k=10, restrict_to=worst, exclude_ids=[row[-6:] for row in whole.ids])
+    assert both.ids == [[row[0]] for row in worst]
+    mixed = gallery.search(queries[:2], k=3, exclude_ids=[None, whole.ids[1][:1]])
+    assert whole.ids[1][0] not in mixed.ids[1] and len(mixed.ids[0]) == 3
+
+
+def test_per_query_lists_on_flat_are_brute_force():
+    rng = np.random.default_rng(5)
+    features, ids = rng.integers(-2, 3, (80, 4)).astype(np.float32), names(80)
+    queries = rng.integers(-2, 3, (12, 4)).astype(np.float32)
+    allowed = [[ids[i] for i in rng.choice(80, rng.integers(0, 80), replace=False)] for _ in queries]
+    results = Gallery.from_features(features, ids).search(queries, k=9, restrict_to=allowed)
+    for row, query, candidates in zip(results.ids, queries, allowed, strict=True):
+        assert row == brute_force(query[None], features, ids, 9, set(candidates))[0]
+
+
+def test_empty_lists_and_k_beyond_the_gallery():
+    gallery = Gallery.from_features(unit_features(5), names(5))
+    query = unit_features(1, seed=6)
+    assert len(gallery.search(query, k=100).ids[0]) == 5
+    assert len(gallery.search(query[0], exclude_ids=[]).ids[0]) == 5
+    assert gallery.search(query, restrict_to=[]).ids == [[]]
+    assert gallery.search(query, exclude_ids=gallery.ids).ids == [[]]
+    assert gallery.search(np.zeros((0, 16)), k=3).ids == []
+    assert Gallery.from_features(np.zeros((0, 16)), []).search(query).ids == [[]]
+
+
+def test_torch_tensors_are_taken_in_any_precision():
+    features = torch.from_numpy(unit_features(8))
+    gallery = Gallery.from_features(features.requires_grad_(), names(8))
+    assert gallery.search(features.detach().to(torch.bfloat16), k=1).ids == [[name] for name in names(8)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": np.zeros((1, 3))}, "width 16, but found 3"),
+        ({"features": np.full((2, 16), np.nan)}, "NaN or infinity in 2 rows, the first of them row 0"),
+        ({"features": np.zeros((1, 1, 16))}, "shape"),
+        ({"features": [["a"] * 16]}, "array of numbers"),
+        ({"k": 0}, "at least 1, but found 0"),
+        ({"k": 2.5}, "whole number"),
+        ({"exclude_ids": "image-0"}, "string 'image-0'"),
+        ({"exclude_ids": ["image-99"]}, "does not hold, such as 'image-99'"),
+        ({"restrict_to": [["image-99"]]}, "restrict_to.*'image-99'"),
+        ({"restrict_to": [["image-0"], ["image-1"]]}, "each of 1 queries, but found 2"),
+        ({"exclude_ids": ["image-0", ["image-1"]]}, "mixed"),
+        ({"encoder_fingerprint": "other"}, "fingerprint other"),
+    ],
+)
+def test_search_refuses_in_one_line(arguments, message):
+    gallery = Gallery.from_features(unit_features(5), names(5), encoder_fingerprint="mine")
+    with pytest.raises(ValueError, match=message) as caught:
+        gallery.search(**({"features": unit_features(1)} | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_ids_pass_where_asked_to():
+    gallery = Gallery.from_features(unit_features(5), names(5))
+    found = gallery.search(unit_features(1), exclude_ids=["nowhere", "image-0"], ignore_unknown=True).ids[0]
+    assert len(found) == 4 and "image-0" not in found
+
+
+def test_another_encoder_is_an_error_not_a_wrong_answer():
+    gallery = Gallery.from_features(unit_features(5), names(5), encoder_fingerprint="mine")
+    gallery.check_encoder("mine")
+    with pytest.raises(ValueError, match=r"fingerprint mine.*fingerprint other"):
+        gallery.check_encoder("other")
+
+
+# Building and changing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"ids": names(4)}, ValueError, "4 ids and 5 images"),
+        ({"ids": ["a", "b", "a", "c", "d"]}, ValueError, "'a' again at row 2"),
+        ({"ids": [0, 1, 2, 3, 4]}, TypeError, "ids as strings"),
+        ({"kind": "magic"}, ValueError, "kind of .* but found 'magic'"),
+        ({"kind": "ivf_pq"}, ValueError, "at least 256 images, but found 5"),
+        ({"features": np.full((5, 16), np.inf)}, ValueError, "NaN or infinity"),
+    ],
+)
+def test_from_features_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Gallery.from_features(**({"features": unit_features(5), "ids": names(5)} | arguments))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_add_and_remove_equal_a_gallery_built_so(kind, tmp_path):
+    features, ids = unit_features(400), names(400)
+    gallery = Gallery.from_features(features[:350], ids[:350], kind=kind)
+    gone = ids[10:60] + [ids[349]]
+    gallery.remove(gone)
+    gallery.add(features[350:], ids[350:])
+    gallery.add(features[10:12], ids[10:12])
+    expected = [id_ for id_ in ids if id_ not in gone] + ids[10:12]
+    assert gallery.ids == expected and len(gallery) == 351 and ids[20] not in gallery and ids[10] in gallery
+    queries = unit_features(8, seed=7)
+    found = gallery.search(queries, k=351)
+    assert all(sorted(row) == sorted(expected) for row in found.ids)
+    if kind in ("flat", "hnsw", "ivf_flat"):
+        rows = [ids.index(id_) for id_ in expected]
+        exact = brute_force(queries, features[rows], expected, 351)
+        assert [row[:5] for row in found.ids] == [row[:5] for row in exact]
+    gallery.save(tmp_path / "gallery")
+    assert Gallery.load(tmp_path / "gallery").search(queries, k=20).ids == gallery.search(queries, k=20).ids
+    gallery.remove(gallery.ids)
+    assert len(gallery) == 0 and gallery.search(queries).ids == [[]] * 8
+    gallery.add(features[:3], ids[:3])
+    assert sorted(gallery.search(queries[0]).ids[0]) == ids[:3]
+
+
+def test_add_and_remove_refuse_without_changing_anything():
+    gallery = Gallery.from_features(unit_features(5), names(5))
+    with pytest.raises(ValueError, match="already holds 1 of them, such as 'image-4'"):
+        gallery.add(unit_features(2), ["new", "image-4"])
+    with pytest.raises(ValueError, match="'new' again"):
+        gallery.add(unit_features(2), ["new", "new"])
+    with pytest.raises(ValueError, match="width 16, but found 3"):
+        gallery.add(np.zeros((1, 3)), ["new"])
+    with pytest.raises(ValueError, match="such as 'nowhere'"):
+        gallery.remove(["image-0", "nowhere"])
+    with pytest.raises(ValueError, match="string"):
+        gallery.remove("image-0")
+    assert gallery.ids == names(5) and len(gallery.search(unit_features(1)).ids[0]) == 5
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_save_and_load_search_alike(kind, mmap, tmp_path):
+    gallery = Gallery.from_features(
+        unit_features(300), names(300), kind=kind, encoder_fingerprint="f", model_path="m", source={"type": "folder"}
+    )
+    gallery.save(tmp_path)
+    loaded = Gallery.load(tmp_path, mmap=mmap)
+    queries = unit_features(5, seed=8)
+    assert loaded.search(queries, k=20) == gallery.search(queries, k=20)
+    assert loaded.search(queries, exclude_ids=names(300)[:200]) == gallery.search(queries, exclude_ids=names(300)[:200])
+    assert loaded.ids == gallery.ids and loaded.kind == kind and loaded.dim == 16
+    assert (loaded.encoder_fingerprint, loaded.model_path, loaded.source) == ("f", "m", {"type": "folder"})
+    manifest = read_manifest(tmp_path)
+    assert manifest["count"] == 300 and manifest["dim"] == 16 and manifest["encoder_fingerprint"] == "f"
+    if mmap:
+        for change in (lambda: loaded.add(unit_features(1), ["x"]), lambda: loaded.remove(["image-0"])):
+            with pytest.raises(ValueError, match="mmap=True"):
+                change()
+        with pytest.raises(ValueError, match="mmap=True"):
+            loaded.save(tmp_path)
+
+
+def test_ids_of_any_name_survive(tmp_path):
+    ids = ["ä/ö ü.png", "日本.jpg", os.fsdecode(b"bad-\xff.png"), "with\nnewline", "😀"]
+    Gallery.from_features(unit_features(5), ids).save(tmp_path)
+    assert Gallery.load(tmp_path).ids == ids
+
+
+def test_load_names_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no manifest.json.*hycir index"):
+        Gallery.load(tmp_path)
+    Gallery.from_features(unit_features(5), names(5)).save(tmp_path)
+    manifest = read_manifest(tmp_path)
+    index_path = tmp_path / manifest["index_file"]
+    content = index_path.read_bytes()
+    index_path.write_bytes(content[:-10])
+    with pytest.raises(ValueError, match=rf"{len(content)} bytes in .* but found {len(content) - 10}"):
+        Gallery.load(tmp_path)
+    index_path.unlink()
+    with pytest.raises(ValueError, match=rf"\['{index_path.name}'\].*Index it again"):
+        Gallery.load(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+    with pytest.raises(ValueError, match="Update hycir_hf"):
+        Gallery.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="Expected JSON"):
+        Gallery.load(tmp_path)
+
+
+class Crash(BaseException):
+    """Stands for a kill; nothing may catch it and go on."""
+
+
+def crash_at(monkeypatch, step, after):
+    """Make the step-th call that changes the disk fail, before or after it has done its work."""
+    counter = itertools.count()
+
+    def wrap(owner, name):
+        original = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            is_fatal = next(counter) == step
+            if is_fatal and not after:
+                raise Crash
+            result = original(*args, **kwargs)
+            if is_fatal:
+                raise Crash
+            return result
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    wrap(faiss, "write_index")
+    wrap(os, "fsync")
+    wrap(os, "replace")
+    wrap(Path, "unlink")
+    return counter
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_save_that_fails_at_any_step_leaves_the_old_or_the_new_gallery(after, tmp_path, monkeypatch):
+    old, new = (Gallery.from_features(unit_features(n, seed=n), names(n)) for n in (20, 30))
+    outcomes = []
+    for step in range(100):
+        directory = tmp_path / str(step)
+        old.save(directory)
+        with monkeypatch.context() as patch:
+            counter = crash_at(patch, step, after)
+            try:
+                new.save(directory)
+                finished = True
+            except Crash:
+                finished = False
+            calls = next(counter)
+        loaded = Gallery.load(directory)
+        expected = {20: old, 30: new}[len(loaded)]
+        assert loaded.ids == expected.ids
+        assert loaded.search(unit_features(3)) == expected.search(unit_features(3))
+        outcomes.append(len(loaded))
+        new.save(directory)  # and the next save cleans up
+        assert len(list(directory.iterdir())) == 3
+        if finished and calls <= step:
+            break
+    assert outcomes == sorted(outcomes) and set(outcomes) == {20, 30} and len(outcomes) >= 8
+
+
+def test_a_killed_save_leaves_a_whole_gallery(tmp_path):
+    """The real thing: SIGKILL while another process saves again and again."""
+    Gallery.from_features(unit_features(2000), names(2000)).save(tmp_path)
+    script = (
+        "import sys\nfrom hycir_hf import Gallery\n"
+        "gallery = Gallery.load(sys.argv[1])\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    gallery.save(sys.argv[1])\n"
+    )
+    for wait in (0.01, 0.033, 0.07):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(wait)
+        process.kill()
+        process.communicate()
+        assert Gallery.load(tmp_path).ids == names(2000)
+
+
+# From images
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor()
+
+
+def write_pictures(folder, count=10):
+    """Pictures in folders, one broken, one text file, one hidden."""
+    for number in range(count):
+        path = folder / f"part-{number % 2}" / f"{number:02d}.{('png', 'JPG', 'webp')[number % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        random_picture(number, size=(24, 20)).save(path)
+    (folder / "part-0" / "broken.png").write_bytes(b"\x89PNG no picture")
+    (folder / "part-0" / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def test_from_images_finds_each_image_by_its_own_features(model, processor, tmp_path):
+    images = [random_picture(seed) for seed in range(7)]
+    gallery = Gallery.from_images(model, processor, images, batch_size=3, progress=False)
+    with torch.no_grad():
+        features = model.get_image_features(**processor(images=images))
+    assert gallery.ids == list("0123456") and gallery.dim == features.shape[1]
+    results = gallery.search(features, k=2)
+    assert [row[0] for row in results.ids] == gallery.ids
+    assert np.allclose([row[0] for row in results.scores], 1, atol=1e-5)
+    gallery.check_encoder(model)
+    paths = [tmp_path / f"{seed}.png" for seed in range(2)]
+    for path, image in zip(paths, images, strict=False):
+        image.save(path)
+    by_path = Gallery.from_images(model, processor, paths, progress=False)
+    assert by_path.ids == [path.as_posix() for path in paths]
+    paths[1].write_bytes(b"broken")
+    with pytest.raises(ValueError, match=paths[1].name):
+        Gallery.from_images(model, processor, paths, progress=False)
+
+
+def test_composed_search_end_to_end(model, processor, tmp_path):
+    images = [random_picture(seed) for seed in range(6)]
+    Gallery.from_images(model, processor, images, ids=names(6), progress=False).save(tmp_path / "gallery")
+    gallery = Gallery.load(tmp_path / "gallery")
+    inputs = processor(images=[images[2], images[4]], text=["make it night", ""])
+    with torch.no_grad():
+        composed = model.get_composed_features(**inputs)
+    results = gallery.search(
+        composed, k=3, exclude_ids=[["image-2"], ["image-4"]], encoder_fingerprint=model.encoder_fingerprint()
+    )
+    assert [len(row) for row in results.ids] == [3, 3]
+    assert "image-2" not in results.ids[0] and "image-4" not in results.ids[1]
+
+
+def test_index_images_skips_and_names_a_broken_file(model, processor, tmp_path):
+    folder = write_pictures(tmp_path / "pictures")
+    skipped = []
+    report = index_images(
+        model,
+        processor,
+        open_source(str(folder)),
+        tmp_path / "gallery",
+        batch_size=4,
+        progress=False,
+        on_skip=lambda *line: skipped.append(line),
+    )
+    assert [id_ for id_, _ in skipped] == ["part-0/broken.png"] == [id_ for id_, _ in report.skipped]
+    assert len(report.gallery) == 10 == report.num_encoded
+    assert report.gallery.ids == sorted(report.gallery.ids) and "part-1/01.JPG" in report.gallery
+    assert not (tmp_path / "gallery" / ".partial").exists()
+    assert Gallery.load(tmp_path / "gallery").source == {
+        "type": "folder",
+        "path": str(folder.resolve()),
+        "relative": "../pictures",
+    }
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_stopped_index_goes_on_and_ends_the_same(stopped_after, model, processor, tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "pictures")
+    whole = index_images(model, processor, open_source(str(folder)), tmp_path / "a", batch_size=3, progress=False)
+    encode, calls = indexing.encode_images, []
+
+    def stop(*args):
+        if len(calls) == stopped_after:
+            raise KeyboardInterrupt
+        calls.append(len(args[2]))
+        return encode(*args)
+
+    monkeypatch.setattr(indexing, "encode_images", stop)
+    with pytest.raises(KeyboardInterrupt):
+        index_images(model, processor, open_source(str(folder)), tmp_path / "b", batch_size=3, progress=False)
+    monkeypatch.setattr(indexing, "encode_images", encode)
+    resumed = index_images(model, processor, open_source(str(folder)), tmp_path / "b", batch_size=3, progress=False)
+    assert resumed.num_resumed == sum(calls) and resumed.num_encoded == 10 - sum(calls)
+    queries = unit_features(4, dim=whole.gallery.dim)
+    assert resumed.gallery.search(queries) == whole.gallery.search(queries)
+
+
+def test_what_changed_is_not_resumed(model, processor, tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "pictures")
+    output = tmp_path / "gallery"
+    monkeypatch.setattr(indexing.Gallery, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        index_images(model, processor, open_source(str(folder)), output, progress=False)
+    monkeypatch.undo()
+    random_picture(99).save(folder / "part-0" / "00.png")  # another picture under the same name
+    random_picture(98).save(folder / "part-0" / "broken.png")  # mended
+    shard = next(output.glob(".partial/*/shard-*.npz"))
+    assert shard.stat().st_size > 0
+    report = index_images(model, processor, open_source(str(folder)), output, progress=False)
+    assert (report.num_resumed, report.num_encoded, report.skipped) == (9, 2, [])
+    with torch.no_grad():
+        features = model.get_image_features(**processor(images=[random_picture(99)]))
+    assert report.gallery.search(features, k=1).scores[0][0] == pytest.approx(1, abs=1e-5)
+    assert report.gallery.search(features, k=1).ids[0] == ["part-0/00.png"]
+
+
+def test_another_encoder_or_a_damaged_shard_starts_afresh(model, processor, tmp_path, monkeypatch):
+    folder, output = write_pictures(tmp_path / "pictures"), tmp_path / "gallery"
+    source = open_source(str(folder))
+    monkeypatch.setattr(indexing.Gallery, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        index_images(model, processor, source, output, progress=False)
+    monkeypatch.undo()
+    shutil.copytree(output, tmp_path / "copy")
+    monkeypatch.setattr(model, "encoder_fingerprint", lambda: "another")
+    assert index_images(model, processor, source, output, progress=False).num_resumed == 0
+    monkeypatch.undo()
+    shard = next((tmp_path / "copy").glob(".partial/*/shard-*.npz"))
+    shard.write_bytes(shard.read_bytes()[:200])
+    assert index_images(model, processor, source, tmp_path / "copy", progress=False).num_resumed == 0
+
+
+def test_nothing_readable_is_an_error(model, processor, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 1 could be read"):
+        index_images(model, processor, open_source(str(tmp_path)), tmp_path / "gallery", progress=False)
+    with pytest.raises(ValueError, match="no file with an image suffix"):
+        open_source(str(tmp_path / "gallery"))
+    with pytest.raises(ValueError, match="--split.*folder of pictures"):
+        open_source(str(tmp_path), split="train")
+
+
+# `datasets` paths
+
+
+def make_dataset(count=4):
+    pictures = [random_picture(seed) for seed in range(count)]
+    return Dataset.from_dict(
+        {"image_id": [f"id-{n}" for n in range(count)], "image": pictures, "n": list(range(count))}
+    )
+
+
+def as_images(dataset, decode=True):
+    return dataset.cast_column("image", Image(decode=decode))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+def write_configs(folder):
+    """A Parquet folder whose card names two configs."""
+    as_images(make_dataset()).to_parquet(folder / "images" / "train.parquet")
+    Dataset.from_dict({"query_id": ["q"]}).to_parquet(folder / "queries" / "train.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: images\n  data_files: images/train.parquet\n"
+        "- config_name: queries\n  data_files: queries/train.parquet\n---\n"
+    )
+    return folder
+
+
+def test_a_folder_with_a_card_is_read_by_config(model, processor, tmp_path):
+    folder = write_configs(tmp_path / "data")
+    source = open_source(f"{folder}:images")
+    assert source.ids == [f"id-{n}" for n in range(4)] and source.split == "train"
+    report = index_images(model, processor, source, tmp_path / "gallery", progress=False)
+    assert report.gallery.source["config"] == "images" and len(report.gallery) == 4
+    with pytest.raises(ValueError, match="images"):
+        open_source(f"{folder}:nowhere")
+    with pytest.raises(ValueError, match="column of type Image"):
+        open_source(f"{folder}:queries")
+
+
+def test_a_saved_data_set_with_splits_asks_for_one(tmp_path):
+    data = as_images(make_dataset())
+    DatasetDict({"train": data, "test": data.select([1])}).save_to_disk(tmp_path / "data")
+    path = str(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"--split.*\['train', 'test'\]"):
+        open_source(path)
+    with pytest.raises(ValueError, match="found 'val'"):
+        open_source(path, split="val")
+    assert open_source(path, split="test").ids == ["id-1"]
+    assert open_source(path, split="train", id_column="n").ids == ["0", "1", "2", "3"]
+    with pytest.raises(ValueError, match="id column 'x'"):
+        open_source(path, split="train", id_column="x")
+    with pytest.raises(ValueError, match="image column 'n'"):
+        open_source(path, split="train", image_column="n")
+
+
+def test_a_broken_row_names_itself_and_repeated_ids_are_refused(model, processor, tmp_path):
+    data = as_images(as_images(make_dataset()), decode=False)
+    rows = data.to_list()
+    rows[2]["image"] = {"bytes": b"broken", "path": None}
+    broken = Dataset.from_list(rows, features=data.features)
+    as_images(broken).to_parquet(tmp_path / "data.parquet")
+    source = open_source(str(tmp_path / "data.parquet"))
+    report = index_images(model, processor, source, tmp_path / "gallery", progress=False)
+    assert len(report.gallery) == 3
+    assert report.skipped[0][0] == "id-2" and "row 2" in report.skipped[0][1]
+    rows[1]["image_id"] = "id-0"
+    as_images(Dataset.from_list(rows, features=data.features)).to_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match="'id-0' stands in rows 0 and 1"):
+        open_source(str(tmp_path / "twice.parquet"))
+
+
+def test_a_path_to_nothing_says_so(tmp_path):
+    with pytest.raises(ValueError, match="found nothing there"):
+        open_source(str(tmp_path / "nowhere"))
+
+
+# A killed process
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_process_ended_while_indexing_goes_on(end, model, processor, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", count=30)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    arguments = ["index", str(folder), "--model", str(tmp_path / "model"), "--batch-size", "4", "--output"]
+    script = (
+        "import sys, time\nfrom hycir_hf.cli import main\nfrom hycir_hf.retrieval import indexing\n"
+        "encode = indexing.encode_images\n"
+        "def slow(*args):\n    time.sleep(0.3)\n    return encode(*args)\n"
+        "indexing.encode_images, indexing.FLUSH_SECONDS = slow, 0\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    output = tmp_path / "gallery"
+    command = [sys.executable, "-c", script, *arguments, str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(output.glob(".partial/*/shard-*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(end)
+    _, errors = process.communicate(timeout=60)
+    assert not (output / "manifest.json").exists()
+    if end == signal.SIGINT:
+        assert process.returncode == 130 and "Run the same command again" in errors and "Traceback" not in errors
+    else:
+        assert process.returncode == -signal.SIGKILL
+    source = open_source(str(folder))
+    # The same model read from its folder, as the command does it.
+    resumed = index_images(model, processor, source, output, batch_size=4, progress=False)
+    whole = index_images(model, processor, source, tmp_path / "whole", batch_size=4, progress=False)
+    assert resumed.num_resumed >= 7 and resumed.num_encoded + resumed.num_resumed == 30
+    queries = unit_features(4, dim=whole.gallery.dim)
+    assert resumed.gallery.ids == whole.gallery.ids
+    assert resumed.gallery.search(queries) == whole.gallery.search(queries)
