@@ -18,7 +18,7 @@ _MODULE_OF_NAME = {
     "RetrievalResults": "retrieval",
 }
 
-__all__ = ["Gallery", "HyCIRConfig", "HyCIRModel", "HyCIROutput", "HyCIRProcessor", "PseudoTokenMapper", "RetrievalResults"]
+__all__ = sorted(_MODULE_OF_NAME)
 
 if TYPE_CHECKING:
     from .configuration_hycir import HyCIRConfig

@@ -1,4 +1,4 @@
-"""Configuration of HyCIR: a frozen image-text encoder's config and the mapper's few numbers (paper: Model architecture)."""
+"""Configuration of HyCIR: the frozen encoder's config and the mapper's few numbers (paper: Model architecture)."""
 
 import copy
 from typing import Any
@@ -132,21 +132,19 @@ def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None)
     """
     if encoder_config is None:
         encoder_config = AutoConfig.for_model("clip")
-    is_dict = isinstance(encoder_config, dict)
-    model_type = encoder_config.get("model_type") if is_dict else getattr(encoder_config, "model_type", None)
+    values = copy.deepcopy(encoder_config) if isinstance(encoder_config, dict) else encoder_config.to_dict()
+    model_type = values.pop("model_type", None)
     if model_type not in SUPPORTED_ENCODERS:
         raise ValueError(
             f"HyCIR needs an image-text encoder of one of the families {list(SUPPORTED_ENCODERS)}, but the encoder's "
             f"model_type is {model_type!r}. Choose such an encoder, or join an image and a text model with "
             "transformers.VisionTextDualEncoderModel first."
         )
-    encoder_config = copy.deepcopy(encoder_config)
-    if is_dict:
-        encoder_config.pop("model_type")
-        encoder_config = AutoConfig.for_model(model_type, **encoder_config)
-    for config in (encoder_config, encoder_config.text_config, encoder_config.vision_config):
-        config.__dict__.pop("trust_remote_code", None)
-    return encoder_config
+    is_dict = isinstance(encoder_config, dict)
+    config: Any = AutoConfig.for_model(model_type, **values) if is_dict else copy.deepcopy(encoder_config)
+    for part in (config, config.text_config, config.vision_config):
+        part.__dict__.pop("trust_remote_code", None)
+    return config
 
 
 AutoConfig.register("hycir", HyCIRConfig, exist_ok=True)

@@ -1,12 +1,13 @@
 """HyCIR's model: a frozen image-text encoder and a mapper from image features to pseudo-word tokens.
 
-Paper: Model architecture. The mapper turns a reference image's feature into K pseudo-word tokens; they take the places of
-the prompt's placeholders ("a photo of [$ $ $ $], query text") before the frozen text encoder runs.
+Paper: Model architecture. The mapper turns a reference image's feature into K pseudo-word tokens; they take the places
+of the prompt's placeholders ("a photo of [$ $ $ $], query text") before the frozen text encoder runs.
 
 Shapes: B rows, I reference images (B unless rows have several), K pseudo tokens, L text length, D joint width, H text
 hidden width.
 """
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig
 
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """The config values that change features without changing any weight; part of an encoder's fingerprint."""
+
+
+_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
+"""The arguments of `from_pretrained` that say where files are."""
 
 
 @dataclass
@@ -175,7 +180,7 @@ class HyCIRModel(PreTrainedModel):
         """Build a model from a pretrained encoder and a fresh mapper.
 
         Args:
-            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself.
+            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself (not copied; frozen).
             num_pseudo_tokens (`int`): K.
             dtype (`torch.dtype`, *optional*): Of encoder and mapper; by default float32, in which a mapper trains best,
                 or a given encoder's own.
@@ -187,8 +192,10 @@ class HyCIRModel(PreTrainedModel):
         """
         if not isinstance(encoder, PreTrainedModel):
             encoder = _load_encoder(str(encoder), dtype=dtype or torch.float32, attn_implementation=attn_implementation)
-        elif dtype is not None:
-            encoder = encoder.to(dtype)
+        else:
+            encoder = encoder if dtype is None else encoder.to(dtype)
+            if attn_implementation is not None:
+                encoder.set_attn_implementation(attn_implementation)
         config_kwargs.setdefault("encoder_name_or_path", encoder.name_or_path or None)
         config = HyCIRConfig(encoder_config=encoder.config, num_pseudo_tokens=num_pseudo_tokens, **config_kwargs)
         model = cls(config, encoder=encoder)
@@ -218,7 +225,8 @@ class HyCIRModel(PreTrainedModel):
             image_features (`torch.FloatTensor` of shape `(I, D)`): their features, not normalised.
             target_pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`, *optional*): The targets, or
             target_features (`torch.FloatTensor` of shape `(B, D)`): their features; normalised here.
-            pixel_attention_mask, spatial_shapes (*optional*): SigLIP 2's further inputs for the reference images.
+            pixel_attention_mask (*optional*): SigLIP 2's further input for the reference images.
+            spatial_shapes (*optional*): SigLIP 2's further input for the reference images.
             return_loss (`bool`): Whether to compute the loss.
 
         Returns:
@@ -259,7 +267,8 @@ class HyCIRModel(PreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(I, 3, height, width)`): Images from the processor.
-            pixel_attention_mask, spatial_shapes (*optional*): SigLIP 2's further inputs.
+            pixel_attention_mask (*optional*): SigLIP 2's further input.
+            spatial_shapes (*optional*): SigLIP 2's further input.
             normalize (`bool`): `False` gives the features that `get_pseudo_tokens` takes as `image_features`.
 
         Returns:
@@ -295,7 +304,8 @@ class HyCIRModel(PreTrainedModel):
         Args:
             image_features (`torch.FloatTensor` of shape `(I, D)`): From `get_image_features(normalize=False)`, or
             pixel_values (`torch.FloatTensor` of shape `(I, 3, height, width)`): the images themselves.
-            pixel_attention_mask, spatial_shapes (*optional*): SigLIP 2's further inputs.
+            pixel_attention_mask (*optional*): SigLIP 2's further input.
+            spatial_shapes (*optional*): SigLIP 2's further input.
 
         Returns:
             `torch.FloatTensor` of shape `(I, K, H)`.
@@ -321,7 +331,8 @@ class HyCIRModel(PreTrainedModel):
             attention_mask (`torch.LongTensor` of shape `(B, L)`, *optional*): 1 for tokens, 0 for padding.
             pixel_values (`torch.FloatTensor` of shape `(I, 3, height, width)`): Reference images, row by row, or
             image_features (`torch.FloatTensor` of shape `(I, D)`): their features, not normalised.
-            pixel_attention_mask, spatial_shapes (*optional*): SigLIP 2's further inputs.
+            pixel_attention_mask (*optional*): SigLIP 2's further input.
+            spatial_shapes (*optional*): SigLIP 2's further input.
 
         Returns:
             `torch.FloatTensor` of shape `(B, D)`: Unit L2 norm.
@@ -370,7 +381,7 @@ class HyCIRModel(PreTrainedModel):
             self._fingerprint = (state, _fingerprint_of(self.encoder.config, tensors))
         return self._fingerprint[1]
 
-    def save_pretrained(self, save_directory: str | Path, mapper_only: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, mapper_only: bool = False, **kwargs: Any) -> None:
         """Save the model as safetensors in one folder.
 
         Args:
@@ -390,7 +401,7 @@ class HyCIRModel(PreTrainedModel):
         state_dict = kwargs.pop("state_dict", None) or self.state_dict()
         if mapper_only:
             state_dict = {name: value for name, value in state_dict.items() if name.startswith("mapper.")}
-        self.config.encoder_fingerprint = self.encoder_fingerprint()
+        self.config.encoder_fingerprint = self.encoder_fingerprint() if mapper_only else None
         self.config.mapper_only = mapper_only
         try:
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
@@ -401,23 +412,31 @@ class HyCIRModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model saved whole or with `mapper_only=True`; arguments as in `PreTrainedModel.from_pretrained`.
 
+        `encoder_name_or_path=...` says where a `mapper_only` save's encoder lies now, if it has moved.
+
         Raises:
+            OSError: If a mapper's encoder cannot be read.
             ValueError: If a mapper's encoder is no longer the one that the mapper was trained on.
         """
-        hub_kwargs = {k: kwargs[k] for k in ("cache_dir", "revision", "token", "subfolder") if k in kwargs}
+        hub_kwargs: dict[str, Any] = {k: v for k, v in kwargs.items() if k in _HUB_KEYS}
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and pretrained_model_name_or_path is not None:
             config = HyCIRConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_kwargs)
         if config is None or not config.mapper_only or pretrained_model_name_or_path is None:
             return _frozen(super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
+        config = copy.deepcopy(config)
         config.mapper_only = False
+        config.encoder_name_or_path = kwargs.pop("encoder_name_or_path", config.encoder_name_or_path)
         kwargs["config"] = config
         kwargs["state_dict"] = _read_split_weights(pretrained_model_name_or_path, config, hub_kwargs)
-        if kwargs.get("dtype", "auto") == "auto":
+        if kwargs.setdefault("dtype", kwargs.pop("torch_dtype", "auto")) == "auto":
             kwargs["dtype"] = kwargs["state_dict"]["mapper.output.weight"].dtype
         for name in ("use_safetensors", *hub_kwargs):
             kwargs.pop(name, None)
-        return _frozen(super().from_pretrained(None, *args, **kwargs))
+        loaded = _frozen(super().from_pretrained(None, *args, **kwargs))
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the mapper's layers at torch's own initialisation, as Pic2Word does."""
@@ -574,9 +593,9 @@ def _frozen(loaded: Any) -> Any:
 def _mark_initialized(encoder: PreTrainedModel) -> None:
     """Tell transformers to leave a given encoder's weights alone when it initialises the mapper's."""
     for module in encoder.modules():
-        module._is_hf_initialized = True  # type: ignore[assignment]
+        module._is_hf_initialized = True
     for tensor in (*encoder.parameters(), *encoder.buffers()):
-        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        tensor._is_hf_initialized = True
 
 
 def _read_split_weights(folder: Any, config: HyCIRConfig, hub_kwargs: dict[str, Any]) -> dict[str, Tensor]:
@@ -584,7 +603,13 @@ def _read_split_weights(folder: Any, config: HyCIRConfig, hub_kwargs: dict[str, 
     beside = Path(str(folder)) / str(config.encoder_name_or_path)
     source = str(beside) if beside.is_dir() else str(config.encoder_name_or_path)
     own = {name: value for name, value in hub_kwargs.items() if name in ("cache_dir", "token")}
-    encoder = _load_encoder(source, **own)
+    try:
+        encoder = _load_encoder(source, **own)
+    except OSError as error:
+        raise OSError(
+            f"The mapper in {folder} was saved without its encoder, which should be at {source}, but cannot be read "
+            f"there. Pass its place as from_pretrained(..., encoder_name_or_path=...). ({error})"
+        ) from error
     found = _fingerprint_of(encoder.config, sorted(encoder.state_dict().items()))
     if found != config.encoder_fingerprint:
         raise ValueError(

@@ -58,8 +58,9 @@ class HyCIRProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         if not is_prompt(prompt) or num_pseudo_tokens < 1:
             raise ValueError(
-                "HyCIRProcessor needs a prompt with exactly one {image} and one {text}, and at least 1 pseudo token, but "
-                f"found {prompt!r} and {num_pseudo_tokens}. Correct them, for example to 'a photo of {{image}}, {{text}}'."
+                "HyCIRProcessor needs a prompt with exactly one {image} and one {text}, and at least 1 pseudo token, "
+                f"but found {prompt!r} and {num_pseudo_tokens}. Correct them, for example to "
+                "'a photo of {image}, {text}'."
             )
         self.num_pseudo_tokens = num_pseudo_tokens
         self.placeholder_token_id = placeholder_token_id
@@ -133,7 +134,7 @@ class HyCIRProcessor(ProcessorMixin):
             data |= self._pad(ids)
         if rows is not None:
             loaded = [load_image(image, position=i) for i, image in enumerate(image for row in rows for image in row)]
-            data |= self.image_processor(loaded, input_data_format="channels_last")
+            data |= self.image_processor(loaded, input_data_format="channels_last", return_tensors=return_tensors)
         return BatchFeature(data, tensor_type=return_tensors)
 
     @property
@@ -192,8 +193,8 @@ class HyCIRProcessor(ProcessorMixin):
         room = self.max_length - len(before) - len(after) - num_others
         if room < 0:
             raise ValueError(
-                f"A prompt may have {self.max_length} tokens, but its placeholders and fixed words alone exceed that by "
-                f"{-room}. Give fewer reference images a row, or use fewer pseudo tokens."
+                f"A prompt may have {self.max_length} tokens, but its placeholders and fixed words alone exceed that "
+                f"by {-room}. Give fewer reference images a row, or use fewer pseudo tokens."
             )
         if len(ids) > room and not self._has_warned_of_cut:
             self._has_warned_of_cut = True
@@ -208,8 +209,8 @@ class HyCIRProcessor(ProcessorMixin):
         """Refuse words that read as placeholders (possible only where the placeholder is an ordinary token)."""
         if self.placeholder_token_id in ids:
             raise ValueError(
-                f"No query text may contain the placeholder (token id {self.placeholder_token_id}), but {text!r} or the "
-                f"prompt does. Reword it, or use placeholder_token_id={RESERVED_PLACEHOLDER_ID}, which no text contains."
+                f"No query text may contain the placeholder (token id {self.placeholder_token_id}), but {text!r} or "
+                f"the prompt does. Reword it, or use placeholder_token_id={RESERVED_PLACEHOLDER_ID}, which no text has."
             )
 
     def _pad(self, rows: list[list[int]]) -> dict[str, list[list[int]]]:
@@ -247,8 +248,8 @@ def load_image(image: Any, position: int | None = None) -> Image.Image:
     except Exception as error:  # image decoders raise nearly everything
         name = "the image" if position is None else f"image {position}"
         raise ValueError(
-            f"Expected a readable picture, but {name} ({_describe(image)}) cannot be read: {error}. Repair it or leave it "
-            "out."
+            f"Expected a readable picture, but {name} ({_describe(image)}) cannot be read: {error}. Repair it or "
+            "leave it out."
         ) from error
 
 
@@ -293,7 +294,7 @@ def _to_8_bit(values: np.ndarray) -> Image.Image:
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
         raise ValueError("its values are negative or not finite; give it before normalization, in [0, 1] or [0, 255]")
     top = values.max(initial=0)
-    if values.dtype == np.uint16 or (values.dtype.kind in "iu" and top > 255):
+    if (values.dtype.kind, values.dtype.itemsize) == ("u", 2) or (values.dtype.kind in "iu" and top > 255):
         values = values / 257 if top <= 65535 else values / top * 255
     elif values.dtype.kind == "b" or (values.dtype.kind == "f" and top <= 1):
         values = values * 255.0
@@ -330,6 +331,8 @@ def _describe(image: Any) -> str:
 def _as_rows(images: Any) -> list[list[Any]]:
     """Bring images to a list of rows, each a list of at least one image."""
     rows = [row if isinstance(row, list) else [row] for row in _as_list(images)]
+    if not rows:
+        raise ValueError("HyCIRProcessor needs at least one image, but found an empty list. Leave out empty batches.")
     empty = [i for i, row in enumerate(rows) if not row]
     if empty:
         raise ValueError(f"Each row needs at least one image, but rows {empty} have none. Leave those rows out.")
@@ -349,6 +352,8 @@ def _as_list(images: Any) -> list[Any]:
 def _as_texts(text: Any) -> list[str]:
     """Bring texts to a list of strings."""
     texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError("HyCIRProcessor needs at least one text, but found an empty list. Leave out empty batches.")
     for i, item in enumerate(texts):
         if not isinstance(item, str):
             raise TypeError(f"Texts must be strings, but text {i} is {item!r}. Give '' for the image alone.")
@@ -365,7 +370,7 @@ def _fill(prompt: str, text: str) -> tuple[str, str]:
 
 
 def _load_image_processor(name_or_path: Any, **hub_kwargs: Any) -> Any:
-    """Load an image processor that resizes with PIL everywhere: torchvision's differs a little, and need not be there."""
+    """Load an image processor that resizes with PIL everywhere: torchvision's differs, and need not be there."""
     return AutoImageProcessor.from_pretrained(name_or_path, backend="pil", **hub_kwargs)
 
 

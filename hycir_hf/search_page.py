@@ -124,7 +124,7 @@ def _result(rank: int, result: PageResult) -> str:
     css = ' class="target"' if result.is_target else ""
     width = max(0.0, min(1.0, result.score)) * 100
     return (
-        f"<li{css}><figure>{picture}<figcaption><span class='row'><span class='rank'>{rank}</span>{mark}"
+        f"<li{css}><figure>{picture}{mark}<figcaption><span class='row'><span class='rank'>{rank}</span>"
         f"<span class='score'>{result.score:.3f}</span></span>"
         f"<span class='meter' aria-hidden='true'><span style='width:{width:.1f}%'></span></span>"
         f'<span class="id" title="{escape(result.id, quote=True)}">{escape(name)}</span></figcaption></figure></li>'
@@ -158,9 +158,9 @@ def _data_uri(image: Any) -> str:
 
 
 _STYLE = """
-:root{--page:#f6f6f3;--card:#fff;--ink:#1c1d21;--soft:#5c5f68;--line:#dfdfda;--accent:#2f5bd3;--good:#1b7a43;--frame:#fff}
+:root{--page:#f6f6f3;--card:#fff;--ink:#1c1d21;--soft:#5c5f68;--line:#dfdfda;--accent:#2f5bd3;--good:#1b7a43;--on-good:#fff;--frame:#fff}
 @media (prefers-color-scheme:dark){:root{--page:#131417;--card:#1d1f24;--ink:#ececea;--soft:#a5a8b1;--line:#33363d;
---accent:#8fb0ff;--good:#6fd39a;--frame:#fff}}
+--accent:#8fb0ff;--good:#6fd39a;--on-good:#10241a;--frame:#fff}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -176,15 +176,16 @@ border-radius:12px;padding:4px}
 .kicker{margin:0;font-size:.8rem;color:var(--soft)}
 h2{font-size:1.35rem;line-height:1.3;margin:.15rem 0;overflow-wrap:anywhere}h2 em{color:var(--soft);font-weight:400}
 .results{list-style:none;margin:0;padding:0;display:grid;gap:.9rem;
-grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr))}
-figure{margin:0;border:1px solid var(--line);border-radius:12px;overflow:hidden;height:100%}
+grid-template-columns:repeat(auto-fill,minmax(11rem,1fr))}
+figure{position:relative;margin:0;border:1px solid var(--line);border-radius:12px;overflow:hidden;height:100%}
 .target figure{border-color:var(--good);box-shadow:0 0 0 2px var(--good)}
 figure img,.missing{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:var(--frame);padding:6px}
 .missing{display:grid;place-items:center;color:#5c5f68;font-size:.8rem;text-align:center}
 figcaption{padding:.5rem .65rem .6rem;border-top:1px solid var(--line)}
 .row{display:flex;align-items:baseline;gap:.5rem}
 .rank{font-weight:700}.score{margin-left:auto;font-variant-numeric:tabular-nums}
-.mark{color:var(--good);font-size:.8rem;font-weight:600;white-space:nowrap}
+.mark{position:absolute;top:.5rem;left:.5rem;padding:.05rem .5rem;border-radius:99px;background:var(--good);
+color:var(--on-good);font-size:.75rem;font-weight:600}
 .meter{display:block;height:4px;border-radius:2px;background:var(--line);margin:.25rem 0 .35rem}
 .meter span{display:block;height:100%;border-radius:2px;background:var(--accent)}
 .id{margin:0;font-size:.8rem;color:var(--soft);overflow-wrap:anywhere;display:-webkit-box;-webkit-box-orient:vertical;
@@ -197,6 +198,6 @@ th:first-child{text-align:left;font-weight:500}thead th{color:var(--soft);font-w
 tbody tr:last-child>*{border-bottom:0}
 footer{padding-top:.5rem;padding-bottom:2.5rem;font-size:.85rem}
 @media (max-width:34rem){.query{flex-direction:column;align-items:flex-start}
-.results{grid-template-columns:repeat(auto-fill,minmax(7rem,1fr))}}
+.results{grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}}
 @media print{body{background:#fff}section{break-inside:avoid-page}}
 """

@@ -36,7 +36,10 @@ PAD, BOS, EOS = 0, VOCAB_SIZE - 2, VOCAB_SIZE - 1
 IMAGE_SIZE = 16
 NUM_PSEUDO_TOKENS = 3
 MAX_LENGTH = 77
-WORDS = ["a", "photo", "of", "the", "and", ",", ".", "!", "$", "make", "it", "night", "day", "red", "blue", "green", "hat", "dog", "cat", "with", "without", "on", "first", "second", "third", "more", "less", "change", "to", "is", "has", "big", "small", "image", "picture", "same", "but", "in", "snow", "summer"]
+WORDS = (  # noqa: SIM905 - a string is easier to read than fifty of them
+    "a photo of the and , . ! $ make it night day red blue green hat dog cat with without on first second third more "
+    "less change to is has big small image picture same but in snow summer"
+).split()
 
 FAMILIES = (
     "clip",
@@ -53,7 +56,7 @@ FAMILIES = (
 
 def encoder_config(family):
     """Build a tiny config; `clip_legacy` is CLIP with `eos_token_id=2`, which pools at the largest id."""
-    layers = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     vision = dict(**layers, image_size=IMAGE_SIZE, patch_size=8, projection_dim=24)
     text = dict(
         **layers,
@@ -64,22 +67,22 @@ def encoder_config(family):
         bos_token_id=BOS,
         eos_token_id=EOS,
     )
-    both = dict(text_config=text, vision_config=vision, projection_dim=24)
+    both = {"text_config": text, "vision_config": vision, "projection_dim": 24}
     if family == "clip":
         return CLIPConfig(**both)
     if family == "clip_legacy":
-        return CLIPConfig(**(both | dict(text_config=text | dict(eos_token_id=2))))
+        return CLIPConfig(**(both | {"text_config": text | {"eos_token_id": 2}}))
     if family == "blip":
-        text |= dict(encoder_hidden_size=32, sep_token_id=EOS, label_smoothing=0.0)
+        text |= {"encoder_hidden_size": 32, "sep_token_id": EOS, "label_smoothing": 0.0}
         return BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=24, projection_dim=24)
     if family == "siglip":
-        text |= dict(projection_size=32)
+        text |= {"projection_size": 32}
         return SiglipConfig(text_config=text, vision_config=vision)
     if family == "siglip2":
-        text |= dict(projection_size=32)
+        text |= {"projection_size": 32}
         return Siglip2Config(text_config=text, vision_config=dict(**layers, patch_size=8, num_patches=4))
     if family == "altclip":
-        text |= dict(project_dim=24, max_position_embeddings=MAX_LENGTH + 1 + PAD)
+        text |= {"project_dim": 24, "max_position_embeddings": MAX_LENGTH + 1 + PAD}
         return AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
     if family == "chinese_clip":
         return ChineseCLIPConfig(**both)
@@ -134,7 +137,7 @@ def build_image_processor():
 
 
 def build_processor(**kwargs):
-    kwargs = dict(num_pseudo_tokens=NUM_PSEUDO_TOKENS) | kwargs
+    kwargs = {"num_pseudo_tokens": NUM_PSEUDO_TOKENS} | kwargs
     return HyCIRProcessor(build_image_processor(), build_tokenizer(), **kwargs)
 
 

@@ -134,7 +134,7 @@ def test_trimmed_padding_equals_the_full_length(family):
 @torch.no_grad()
 def test_wrong_numbers_of_placeholders_are_refused(model):
     inputs = build_processor(num_pseudo_tokens=NUM_PSEUDO_TOKENS + 1)(text=["red hat"])
-    with pytest.raises(ValueError, match="must have 3 placeholders .* but 4 were found"):
+    with pytest.raises(ValueError, match=r"must have 3 placeholders .* but 4 were found"):
         model.get_composed_features(**inputs, **image_inputs("clip", 1))
     with pytest.raises(ValueError, match="compose=False"):
         model.get_text_features(**inputs)
@@ -281,15 +281,25 @@ def test_gradient_checkpointing_on_the_text_side(model):
     assert not any(m.training for m in model.encoder.vision_model.modules())
 
 
-def test_transformers_own_trainer_trains_it(model, tmp_path):
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_transformers_own_trainer_trains_it(model, tmp_path, gradient_checkpointing):
     processor = build_processor()
     rows = [{"image": random_picture(i), "text": text} for i, text in enumerate(["red", "make it night", "", "dog"])]
 
     def collate(batch):
         return processor(images=[row["image"] for row in batch], text=[row["text"] for row in batch])
 
-    options = dict(max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2, report_to="none", use_cpu=True)
-    arguments = TrainingArguments(tmp_path, **options, remove_unused_columns=False, disable_tqdm=True)
+    arguments = TrainingArguments(
+        tmp_path,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        gradient_checkpointing=gradient_checkpointing,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
     before = copy.deepcopy(model.state_dict())
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate)
     trainer.train()
@@ -337,6 +347,7 @@ def test_save_and_load(encoder_folder, tmp_path, mapper_only, auto, no_warnings)
     assert {n.split(".")[0] for n, p in loaded.named_parameters() if p.requires_grad} == {"mapper"}
     assert_same_features(model, loaded)
     assert loaded.encoder_fingerprint() == model.encoder_fingerprint()
+    assert loaded.name_or_path == str(tmp_path / "model")
     encoder_size = (encoder_folder / "model.safetensors").stat().st_size
     mapper_size = sum(p.numel() * 4 for p in model.mapper.parameters())
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
@@ -365,6 +376,17 @@ def test_another_encoder_under_the_mapper_is_an_error(encoder_folder, tmp_path):
     build_encoder("clip", seed=1).save_pretrained(encoder_folder)
     with pytest.raises(ValueError, match="fingerprint"):
         HyCIRModel.from_pretrained(tmp_path / "mapper")
+
+
+def test_a_moved_encoder(encoder_folder, tmp_path):
+    model = HyCIRModel.from_encoder(encoder_folder, NUM_PSEUDO_TOKENS)
+    model.save_pretrained(tmp_path / "mapper", mapper_only=True)
+    encoder_folder.rename(tmp_path / "moved")
+    with pytest.raises(OSError, match="saved without its encoder"):
+        HyCIRModel.from_pretrained(tmp_path / "mapper")
+    assert_same_features(
+        model, HyCIRModel.from_pretrained(tmp_path / "mapper", encoder_name_or_path=str(tmp_path / "moved"))
+    )
 
 
 def test_mapper_only_needs_to_know_the_encoder(model, tmp_path):
@@ -406,7 +428,10 @@ def test_other_encoders_are_refused(tmp_path):
 def test_half_precision(encoder_folder, tmp_path, dtype, mapper_only):
     model = HyCIRModel.from_encoder(encoder_folder, NUM_PSEUDO_TOKENS)
     model.save_pretrained(tmp_path / "model", mapper_only=mapper_only)
-    half = HyCIRModel.from_pretrained(tmp_path / "model", dtype=dtype, device_map="cpu", attn_implementation="sdpa")
+    device_map = "auto" if mapper_only else {"": "cpu"}
+    half = HyCIRModel.from_pretrained(
+        tmp_path / "model", dtype=dtype, device_map=device_map, attn_implementation="sdpa"
+    )
     assert {p.dtype for p in half.parameters()} == {dtype}
     inputs = build_processor()(text=["make it night", "red"]) | image_inputs("clip")
     with torch.no_grad():

@@ -143,6 +143,9 @@ def test_too_many_images_for_a_prompt(processor):
 def test_wrong_calls_are_explained(processor):
     with pytest.raises(ValueError, match="neither"):
         processor()
+    for empty in ({"images": []}, {"text": []}):
+        with pytest.raises(ValueError, match="empty list"):
+            processor(**empty)
     with pytest.raises(ValueError, match="2 rows of images and 1 texts"):
         processor(images=[random_picture(), random_picture(1)], text=["red"])
     with pytest.raises(ValueError, match=r"rows \[1\]"):

@@ -8,7 +8,8 @@ held-out concepts, and is named by `image_id` only (`GALLERY_VENDORS`); drop the
 
 - `training_vendor`: Noto. Its pictures of val's concepts were seen by the encoder's training.
 - `heldout_vendor`: Twemoji, which no training has seen.
-- `mixed`: Noto, OpenMoji, Fluent 3D and Twemoji: the same emoji by every vendor is correct, the reference's vendor first.
+- `mixed`: Noto, OpenMoji, Fluent 3D and Twemoji: the same emoji by every vendor is correct, the
+  reference's vendor first.
 
 val holds the concepts of training, test only concepts that training has never seen (reference and target alike). Each
 pair of pictures is asked in all of its rule's wordings, so that the sensitivity to wording can be measured on pairs.
@@ -19,6 +20,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -83,29 +86,35 @@ class World:
         countries = [name for name, _ in self.index.names_of_family["flag"]]
         self.rules = make_rules(name.removeprefix("flag: ") for name in countries)
         split_of_name = {picture.name: self.split_of_concept.get(picture.concept) for picture in everything}
-        self.changes_of: dict[tuple[str | None, Rule], list[tuple[str, Change]]] = defaultdict(list)
+        self.changes_of: dict[tuple[str | None, Rule], list[Change]] = defaultdict(list)
         for rule in self.rules:
-            for name in self.index.readings_of:
-                for change in rule.apply(name, self.index):
-                    if split_of_name[name] == split_of_name[change.target_name]:
-                        self.changes_of[split_of_name[name], rule].append((name, change))
+            for change in rule.apply(self.index):
+                if split_of_name[change.name] == split_of_name[change.target_name]:
+                    self.changes_of[split_of_name[change.name], rule].append(change)
 
     def draws(self, picture: Picture, vendor: str) -> Picture | None:
         """Return the same emoji by another vendor."""
         return self.pictures[vendor].get(picture.name)
 
 
-def order_of(*parts: str) -> str:
-    """Order by hash: the order survives new emoji and new rules."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+@cache
+def hash_of(text: str) -> int:
+    """Hash a text: an order by hash survives new emoji and new rules."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def order_of(*parts: str) -> int:
+    """Order by the hashes of several texts, each of which is hashed once only."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 0x9E3779B97F4A7C15 + hash_of(part)) % 2**64
+    return mixed ^ mixed >> 32
 
 
 def pairs_of(rule: Rule, vendors: tuple[str, ...], split: str, world: World) -> Iterator[Pair]:
     """Yield all pairs of pictures of a rule, each emoji by one of the vendors."""
-    for name, change in world.changes_of[split, rule]:
-        drawn = [
-            (pictures.get(name), pictures.get(change.target_name)) for pictures in map(world.pictures.get, vendors)
-        ]
+    for change in world.changes_of[split, rule]:
+        drawn = [(by.get(change.name), by.get(change.target_name)) for by in map(world.pictures.__getitem__, vendors)]
         drawn = [(one, two) for one, two in drawn if one and two and one.fingerprint != two.fingerprint]
         if drawn:
             yield Pair(rule, *min(drawn, key=lambda it: order_of(rule.name, it[0].image_id, it[1].image_id)), change)
@@ -113,17 +122,16 @@ def pairs_of(rule: Rule, vendors: tuple[str, ...], split: str, world: World) -> 
 
 def choose(pairs: Iterable[Pair], limit: int, part: str) -> list[Pair]:
     """Choose pairs in rounds over (reference's concept, what the text asks for), by hash: no concept dominates."""
-    rounds: list[tuple[int, int, str, Pair]] = []
+    rounds: list[tuple[int, int, int, Pair]] = []
     in_group: Counter[tuple] = Counter()
     of_concept: Counter[str] = Counter()
-    ordered = sorted(pairs, key=lambda it: order_of(part, it.rule.name, it.reference.image_id, it.target.image_id))
-    for pair in ordered:
+    ordered = sorted(pairs, key=lambda it: order_of(it.reference.image_id, it.target.image_id, part, it.rule.name))
+    for number, pair in enumerate(ordered):
         group = (pair.reference.concept, *pair.change.phrases.values())
-        rounds.append((in_group[group], of_concept[pair.reference.concept], pair.target.image_id, pair))
+        rounds.append((in_group[group], of_concept[pair.reference.concept], number, pair))
         in_group[group] += 1
         of_concept[pair.reference.concept] += 1
-    order = {id(pair): number for number, pair in enumerate(ordered)}
-    return [row[-1] for row in sorted(rounds, key=lambda row: (row[0], row[1], order[id(row[-1])]))[:limit]]
+    return [pair for *_, pair in sorted(rounds, key=lambda row: row[:3])[:limit]]
 
 
 def targets_of(pair: Pair, vendors: tuple[str, ...], world: World) -> list[Picture]:
@@ -147,25 +155,31 @@ def hard_negatives_of(pair: Pair, targets: list[Picture], vendors: tuple[str, ..
     wrong = {target.fingerprint for target in targets} | {pair.reference.fingerprint}
     rows = []
     for name, reading in world.index.names_of_family[pair.change.reading.family]:
+        from_target = reading.distance(pair.change.target_reading)
         picture = world.pictures[pair.reference.vendor].get(name)
-        if picture is None or picture.fingerprint in wrong:
+        if from_target > 2 or picture is None or picture.fingerprint in wrong:
             continue
-        distances = (reading.distance(pair.change.target_reading), reading.distance(pair.change.reading))
+        both = from_target + reading.distance(pair.change.reading)
         subcategory = picture.subcategory != pair.target.subcategory
-        key = (sum(distances), distances[0], subcategory, order_of(pair.reference.name, pair.target.name, name))
+        key = (both, from_target, subcategory, order_of(pair.reference.name, pair.target.name, name))
         rows.append((key, picture))
     nearest = [picture for _, picture in sorted(rows, key=lambda row: row[0])]
     others = [picture for vendor in vendors if (picture := world.draws(pair.reference, vendor))]
     ignoring = [picture for picture in others if picture.fingerprint not in wrong]
-    return [*ignoring, *nearest][:NUM_HARD_NEGATIVES]
+    mixed = [picture for both in zip_longest(nearest, ignoring) for picture in both if picture]
+    return mixed[:NUM_HARD_NEGATIVES]
 
 
 def subset_of(pair: Pair, targets: list[Picture], negatives: list[Picture], world: World) -> list[str]:
     """Fill a subset of six with the hard negatives, then with pictures of the target's subcategory."""
     wrong = {picture.fingerprint for picture in (pair.reference, *targets)}
-    fill = [it for it in world.pictures[pair.reference.vendor].values() if it.category == pair.target.category]
-    near = sorted(fill, key=lambda it: (it.subcategory != pair.target.subcategory, order_of(pair.target.name, it.name)))
-    candidates = [*negatives, *(it for it in near if it.fingerprint not in wrong)]
+    candidates = negatives
+    if len(negatives) < SUBSET_SIZE - 1:
+        drawn = world.pictures[pair.reference.vendor].values()
+        fill = [it for it in drawn if it.category == pair.target.category and it.fingerprint not in wrong]
+        elsewhere = {it.image_id: it.subcategory != pair.target.subcategory for it in fill}
+        fill.sort(key=lambda it: (elsewhere[it.image_id], order_of(it.name, pair.target.name)))
+        candidates = [*negatives, *fill]
     chosen = list(dict.fromkeys(picture.image_id for picture in candidates))[: SUBSET_SIZE - 1]
     return sorted([pair.target.image_id, *chosen])  # sorted: the place says nothing
 

@@ -6,10 +6,12 @@ that differs from the reference in exactly these attributes. To add a rule, add 
 names that no reader knows, add one line to `PATTERNS`.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from concepts import SKIN_TONES, EmojiName, parse_name
 
@@ -25,16 +27,15 @@ class Reading:
 
     def get(self, attribute: str) -> str | None:
         """Return the value of an attribute, or `None` if the family has no such attribute."""
-        return dict(self.values).get(attribute)
+        return self._value_of.get(attribute)
 
-    def changed(self, changes: dict[str, str]) -> "Reading":
-        """Return the reading with some values replaced."""
-        return read(self.family, **{**dict(self.values), **changes})
+    @cached_property
+    def _value_of(self) -> dict[str, str]:
+        return dict(self.values)
 
     def distance(self, other: "Reading") -> int:
-        """Count the attributes that differ."""
-        mine, theirs = dict(self.values), dict(other.values)
-        return sum(mine.get(attribute) != theirs.get(attribute) for attribute in mine.keys() | theirs.keys())
+        """Count the attributes in which two readings of a family differ."""
+        return len(set(self.values) - set(other.values))
 
 
 def read(family: str, **values: str | None) -> Reading:
@@ -44,8 +45,9 @@ def read(family: str, **values: str | None) -> Reading:
 
 @dataclass(frozen=True)
 class Change:
-    """A rule applied to an emoji: the target's name, and the phrases that the wordings ask for it with."""
+    """A rule applied to an emoji: its name, the target's, and the phrases that the wordings ask for it with."""
 
+    name: str
     target_name: str
     phrases: dict[str, str]
     reading: Reading
@@ -64,29 +66,30 @@ class Rule:
     changes: dict[str, Phrases]
     wordings: tuple[str, ...]
 
-    def apply(self, name: str, emoji: "EmojiIndex") -> Iterator[Change]:
-        """Yield every change that the rule makes of an emoji."""
-        for reading in emoji.readings_of[name]:
-            if reading.family not in self.families:
-                continue
-            for values in _combine(reading, self.changes):
-                target = reading.changed(values)
-                names = emoji.names_of.get(target, [])
-                if len(names) == 1:  # none: not in Unicode; several: the text would be ambiguous
-                    phrases = {attribute: self.changes[attribute][value] or "" for attribute, value in values.items()}
-                    yield Change(names[0], phrases, reading, target)
+    def apply(self, emoji: "EmojiIndex") -> Iterator[Change]:
+        """Yield every change that the rule can make of an emoji."""
+        alike: dict[tuple, list[tuple[str, Reading]]] = defaultdict(list)  # all but the attributes that change
+        for family in self.families:
+            for name, reading in emoji.names_of_family[family]:
+                if any(reading.get(attribute) not in phrases for attribute, phrases in self.changes.items()):
+                    continue
+                kept = tuple(item for item in reading.values if item[0] not in self.changes)
+                alike[family, kept].append((name, reading))
+        for group in alike.values():
+            for (name, reading), (target_name, target) in itertools.permutations(group, 2):
+                phrases = self._phrases(reading, target)
+                if phrases and len(emoji.names_of[target]) == 1:  # more than one: the text would be ambiguous
+                    yield Change(name, target_name, phrases, reading, target)
 
-
-def _combine(reading: Reading, changes: dict[str, Phrases]) -> list[dict[str, str]]:
-    """List all ways to give every attribute of `changes` another value than the reading's."""
-    combined: list[dict[str, str]] = [{}]
-    for attribute, phrases in changes.items():
-        old = reading.get(attribute)
-        if old not in phrases:
-            return []
-        new = [value for value, phrase in phrases.items() if phrase and value != old]
-        combined = [{**values, attribute: value} for values in combined for value in new]
-    return combined
+    def _phrases(self, reading: Reading, target: Reading) -> dict[str, str]:
+        """Say the target's values of the attributes that change; nothing if this is no change that the rule makes."""
+        said = {}
+        for attribute, phrases in self.changes.items():
+            old, new = reading.get(attribute), target.get(attribute)
+            if old == new or not (phrase := phrases[new]):
+                return {}
+            said[attribute] = phrase
+        return said
 
 
 class EmojiIndex:
@@ -167,7 +170,9 @@ def _person_readings(emoji: EmojiName) -> list[Reading]:
     if emoji.concept in _COUPLES:
         if emoji.concept in ("with bunny ears", "wrestling") and not re.match(r"(men|women|people) ", emoji.base):
             return []
-        return [read("couple", concept=emoji.concept, pair=_pair(emoji), tone=tone)]
+        # Who of a couple of two skin tones keeps which tone, a text does not say: no rule changes those.
+        pair = f"{_pair(emoji)} of two skin tones" if "+" in tone else _pair(emoji)
+        return [read("couple", concept=emoji.concept, pair=pair, tone=tone)]
     if emoji.concept in ("family", "handshake"):
         return []
     facing = "right" if emoji.name.endswith("facing right") else "left"
@@ -210,7 +215,8 @@ HAIR: Phrases = {
     "bald": "a bald head",
     "beard": "a beard",
 }
-AGES: Phrases = {"baby": "a baby", "child": "a child", "adult": "an adult", "older adult": "an old person"}
+# A baby has no gender, so that "an adult" could be any of three.
+AGES: Phrases = {"baby": "a baby", "child": "a child", "adult": None, "older adult": "an old person"}
 ROLES: Phrases = {
     "farmer": "a farmer",
     "cook": "a cook",
@@ -276,7 +282,7 @@ GESTURES: Phrases = {
     "clapping hands": "clapping hands",
     "heart hands": "a heart made by two hands",
     "raising hands": "two raised hands",
-    "raised hand": "a raised hand with the palm forward",
+    "raised hand": "a raised hand with the fingers together",
     "love-you gesture": "the love-you gesture",
     "palm up hand": "a hand with the palm up",
     "palm down hand": "a hand with the palm down",
@@ -375,23 +381,66 @@ PHASES: Phrases = {
     phase: f"a {phase}"
     for phase in (
         "waxing crescent moon",
-        "first quarter moon",
         "waxing gibbous moon",
         "waning gibbous moon",
-        "last quarter moon",
         "waning crescent moon",
     )
-} | {"new moon": None, "full moon": None}  # there are two of each: with a face, and a "crescent moon" besides
+} | dict.fromkeys(("new moon", "first quarter moon", "full moon", "last quarter moon"))  # these are drawn twice
 ANIMALS: Phrases = {
     **dict.fromkeys(("rabbit face", "monkey face", "dog face", "cat face", "cow face", "tiger face", "wing", "coral")),
     **{
         animal: f"a {animal}"
         for animal in (
-            "frog goat koala camel hamster wolf panda chipmunk lion unicorn bat fox deer gorilla rhinoceros giraffe "
-            "zebra kangaroo llama hippopotamus raccoon badger sloth skunk penguin peacock parrot swan flamingo duck "
-            "snail spider scorpion dolphin crab shark squid jellyfish crocodile turtle boar hedgehog beaver lobster "
-            "snake lizard sauropod butterfly cricket dodo"
-        ).split()
+            "frog",
+            "goat",
+            "koala",
+            "hamster",
+            "wolf",
+            "panda",
+            "chipmunk",
+            "lion",
+            "unicorn",
+            "bat",
+            "fox",
+            "deer",
+            "gorilla",
+            "rhinoceros",
+            "giraffe",
+            "zebra",
+            "kangaroo",
+            "llama",
+            "hippopotamus",
+            "raccoon",
+            "badger",
+            "sloth",
+            "skunk",
+            "penguin",
+            "peacock",
+            "parrot",
+            "swan",
+            "flamingo",
+            "duck",
+            "snail",
+            "spider",
+            "scorpion",
+            "dolphin",
+            "crab",
+            "shark",
+            "squid",
+            "jellyfish",
+            "crocodile",
+            "turtle",
+            "boar",
+            "hedgehog",
+            "beaver",
+            "lobster",
+            "snake",
+            "lizard",
+            "sauropod",
+            "butterfly",
+            "cricket",
+            "dodo",
+        )
     },
     **{animal: f"an {animal}" for animal in ("otter", "octopus", "eagle", "elephant", "owl", "ant")},
 }
@@ -399,12 +448,34 @@ FOODS: Phrases = {
     **{
         food: f"a {food}"
         for food in (
-            "watermelon lemon banana pineapple pear peach coconut mango croissant hamburger strawberry cucumber carrot "
-            "tangerine lime cupcake shortcake doughnut cookie lollipop taco burrito sandwich waffle bagel potato "
-            "pretzel"
-        ).split()
+            "watermelon",
+            "lemon",
+            "banana",
+            "pineapple",
+            "pear",
+            "peach",
+            "coconut",
+            "mango",
+            "croissant",
+            "hamburger",
+            "strawberry",
+            "cucumber",
+            "carrot",
+            "tangerine",
+            "lime",
+            "cupcake",
+            "shortcake",
+            "doughnut",
+            "lollipop",
+            "taco",
+            "burrito",
+            "sandwich",
+            "waffle",
+            "bagel",
+            "pretzel",
+        )
     },
-    **dict.fromkeys(("rice ball", "kiwi fruit", "fortune cookie", "hot pepper", "bell pepper")),
+    **dict.fromkeys(("potato", "cookie", "hot pepper", "bell pepper")),
     **{food: food for food in ("grapes", "cherries", "pancakes", "sushi", "popcorn", "pizza", "broccoli", "garlic")},
     "avocado": "an avocado",
     "onion": "an onion",
@@ -418,8 +489,18 @@ VEHICLES: Phrases = {
     **{
         vehicle: f"a {vehicle}"
         for vehicle in (
-            "bicycle motorcycle tractor helicopter sailboat canoe skateboard ferry speedboat rocket monorail"
-        ).split()
+            "bicycle",
+            "motorcycle",
+            "tractor",
+            "helicopter",
+            "sailboat",
+            "canoe",
+            "skateboard",
+            "ferry",
+            "speedboat",
+            "rocket",
+            "monorail",
+        )
     },
     "police car": "a police car seen from the side",
     "taxi": "a taxi seen from the side",
@@ -433,21 +514,84 @@ VEHICLES: Phrases = {
     "kick scooter": "a kick scooter",
 }
 # Flags that another country or territory flies too, or that differ in a shade only.
-_SHARED_FLAGS = (
-    "Norway,Bouvet Island,Svalbard & Jan Mayen,France,St. Martin,Clipperton Island,Mayotte,Réunion,French Guiana,"
-    "Guadeloupe,Martinique,St. Pierre & Miquelon,St. Barthélemy,Wallis & Futuna,French Southern Territories,"
-    "New Caledonia,United States,U.S. Outlying Islands,Australia,Heard & McDonald Islands,Romania,Chad,Indonesia,"
-    "Monaco,Netherlands,Luxembourg,Caribbean Netherlands,United Kingdom,Diego Garcia,Ascension Island,St. Helena,"
-    "Tristan da Cunha,British Indian Ocean Territory,Spain,Ceuta & Melilla,European Union,United Nations,Antarctica,"
-    "Congo - Kinshasa,Congo - Brazzaville,Myanmar (Burma),Hong Kong SAR China,Macao SAR China,Palestinian Territories,"
-    "Canary Islands,Poland,Ireland,Côte d’Ivoire,Mali,Guinea,Cocos (Keeling) Islands"
-).split(",")
-_WITH_ARTICLE = (
-    "Philippines,Bahamas,Maldives,Seychelles,Comoros,Gambia,Solomon Islands,Marshall Islands,Cayman Islands,"
-    "Cook Islands,Falkland Islands,Faroe Islands,Åland Islands,Pitcairn Islands,Northern Mariana Islands,Isle of Man,"
-    "Turks & Caicos Islands,British Virgin Islands,U.S. Virgin Islands,Dominican Republic,United Arab Emirates,"
-    "Central African Republic,South Georgia & South Sandwich Islands"
-).split(",")
+_SHARED_FLAGS = {
+    "Norway",
+    "Bouvet Island",
+    "Svalbard & Jan Mayen",
+    "France",
+    "St. Martin",
+    "Clipperton Island",
+    "Mayotte",
+    "Réunion",
+    "French Guiana",
+    "Guadeloupe",
+    "Martinique",
+    "St. Pierre & Miquelon",
+    "St. Barthélemy",
+    "Wallis & Futuna",
+    "French Southern Territories",
+    "New Caledonia",
+    "United States",
+    "U.S. Outlying Islands",
+    "Australia",
+    "Heard & McDonald Islands",
+    "Romania",
+    "Chad",
+    "Indonesia",
+    "Monaco",
+    "Netherlands",
+    "Luxembourg",
+    "Caribbean Netherlands",
+    "United Kingdom",
+    "Diego Garcia",
+    "Ascension Island",
+    "St. Helena",
+    "Tristan da Cunha",
+    "British Indian Ocean Territory",
+    "Spain",
+    "Ceuta & Melilla",
+    "European Union",
+    "United Nations",
+    "Antarctica",
+    "Congo - Kinshasa",
+    "Congo - Brazzaville",
+    "Myanmar (Burma)",
+    "Hong Kong SAR China",
+    "Macao SAR China",
+    "Palestinian Territories",
+    "Canary Islands",
+    "Poland",
+    "Ireland",
+    "Côte d’Ivoire",
+    "Mali",
+    "Guinea",
+    "Cocos (Keeling) Islands",
+}
+_WITH_ARTICLE = {
+    "Philippines",
+    "Bahamas",
+    "Maldives",
+    "Seychelles",
+    "Comoros",
+    "Gambia",
+    "Solomon Islands",
+    "Marshall Islands",
+    "Cayman Islands",
+    "Cook Islands",
+    "Falkland Islands",
+    "Faroe Islands",
+    "Åland Islands",
+    "Pitcairn Islands",
+    "Northern Mariana Islands",
+    "Isle of Man",
+    "Turks & Caicos Islands",
+    "British Virgin Islands",
+    "U.S. Virgin Islands",
+    "Dominican Republic",
+    "United Arab Emirates",
+    "Central African Republic",
+    "South Georgia & South Sandwich Islands",
+}
 
 
 def country_phrases(countries: Iterable[str]) -> Phrases:
@@ -561,9 +705,21 @@ def make_rules(countries: Iterable[str]) -> tuple[Rule, ...]:
         ),
         Rule(
             "direction",
-            ("arrow", "pointing hand", "thumb", "palm", "triangle", "fast button"),
+            ("arrow", "thumb", "triangle", "fast button"),
             {"direction": DIRECTIONS},
             ("pointing {direction}", "turn it to point {direction}", "the same, but directed {direction}"),
+        ),
+        Rule(
+            "direction",
+            ("pointing hand",),
+            {"direction": {**DIRECTIONS, "up": None}},  # "index pointing up" shows another side of the hand
+            ("pointing {direction}", "turn it to point {direction}", "the same, but directed {direction}"),
+        ),
+        Rule(
+            "direction",
+            ("palm",),
+            {"direction": DIRECTIONS},
+            ("with the palm {direction}", "turn the palm {direction}", "the same hand, palm {direction}"),
         ),
         Rule(
             "flag",
@@ -663,7 +819,7 @@ def make_rules(countries: Iterable[str]) -> tuple[Rule, ...]:
             (
                 "{gender} instead, {concept}",
                 "make it {gender} who is {concept}",
-                "change to {gender} and show {gender} {concept}",
+                "change to {gender}, now {concept}",
             ),
         ),
         Rule(

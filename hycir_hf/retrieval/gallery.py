@@ -448,7 +448,7 @@ class Gallery:
     def _rescore(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Inner products (Q, F) that depend on the two vectors alone, so that equal images tie exactly.
 
-        Blocked matrix products round a column by where it stands.
+        A blocked matrix product may round a score by where its column stands.
         """
         features = indexes.flat_features(self._index)
         step = max(1, _RESCORED_ELEMENTS // (rows.shape[1] * self.dim))
