@@ -4,6 +4,7 @@ Public names are imported on first use, so that `import hycir_hf` and `hycir --h
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -18,7 +19,15 @@ _MODULE_OF_NAME = {
     "RetrievalResults": "retrieval",
 }
 
-__all__ = sorted(_MODULE_OF_NAME)
+__all__ = [
+    "Gallery",
+    "HyCIRConfig",
+    "HyCIRModel",
+    "HyCIROutput",
+    "HyCIRProcessor",
+    "PseudoTokenMapper",
+    "RetrievalResults",
+]
 
 if TYPE_CHECKING:
     from .configuration_hycir import HyCIRConfig
@@ -27,10 +36,17 @@ if TYPE_CHECKING:
     from .retrieval import Gallery, RetrievalResults
 
 
+def _register_auto_classes() -> None:
+    """Import the modules that register HyCIR's classes with transformers' Auto classes."""
+    for module in ("modeling_hycir", "processing_hycir"):
+        importlib.import_module(f".{module}", __name__)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first asked for (PEP 562)."""
     if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _register_auto_classes()
     value = getattr(importlib.import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
     globals()[name] = value
     return value
@@ -38,3 +54,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "transformers" in sys.modules:  # its import is already paid for
+    _register_auto_classes()
