@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,10 @@ class Gallery:
         chunks = []
         with tqdm(total=len(images), unit=" images", desc="Encoding", disable=not progress) as bar:
             for start in range(0, len(images), batch_size):
-                batch = list(images[start : start + batch_size])
-                chunks.append(encode_images(model, processor, batch))  # (B, D)
-                bar.update(len(batch))
+                batch = images[start : start + batch_size]
+                prepared = [prepare_image(processor, image, start + i) for i, image in enumerate(batch)]
+                chunks.append(encode_images(model, prepared))  # (B, D)
+                bar.update(len(prepared))
         if not chunks:
             raise ValueError("Expected at least one image, but found none. Pass a list of images or paths.")
         return cls.from_features(
@@ -463,20 +464,37 @@ class Gallery:
         return np.concatenate(chunks).astype(np.float32)
 
 
-def encode_images(model: Any, processor: Any, images: Sequence[Any]) -> np.ndarray:
+def prepare_image(processor: Any, image: Any, position: int | None = None) -> Mapping[str, Any]:
+    """The encoder's inputs for one image.
+
+    They are of one small size, while a batch of decoded photographs can fill the memory: 64 of 12 megapixels are 2 GB.
+
+    Args:
+        processor (`HyCIRProcessor`): The model's.
+        image: Whatever the processor takes.
+        position (`int`, *optional*): The image's number, for the error message.
+
+    Raises:
+        ValueError: If the image is broken.
+    """
+    from ..processing_hycir import load_image  # here, since it loads torch
+
+    return processor(images=[load_image(image, position)], return_tensors="pt")
+
+
+def encode_images(model: Any, prepared: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Image features of one batch.
 
     Args:
         model (`HyCIRModel`): The encoder.
-        processor (`HyCIRProcessor`): The model's.
-        images (`Sequence` of length B): Whatever the processor takes.
+        prepared (`Sequence` of length B): From `prepare_image`.
 
     Returns:
         `np.ndarray` of shape `(B, D)`: float32, unit L2 norm.
     """
     import torch
 
-    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+    inputs = {name: torch.cat([one[name] for one in prepared]).to(model.device) for name in prepared[0]}
     with torch.inference_mode():
         return model.get_image_features(**inputs).float().cpu().numpy()
 

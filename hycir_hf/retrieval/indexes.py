@@ -121,16 +121,27 @@ def search_index(
         return _faiss_search(index, queries, k, faiss.SearchParameters, sel=selector)
     if num_allowed < MIN_RESTRICTED_SHARE * index.ntotal:
         return _search_in_full(kind, index, queries, k, selector)
-    if kind == "hnsw":
-        effort = {"efSearch": max(64, 2 * k, int(4 * math.log2(index.ntotal + 1)))}
-        scores, keys = _faiss_search(index, queries, k, faiss.SearchParametersHNSW, sel=selector, **effort)
-    else:
-        effort = {"nprobe": min(index.nlist, max(8, index.nlist // 16))}
-        scores, keys = _faiss_search(index, queries, k, faiss.SearchParametersIVF, sel=selector, **effort)
-    short = (keys < 0).any(axis=1)  # (Q,)
+    # A walk under a selector gives k allowed vectors that happened to lie on its way, even where far better ones lie
+    # beyond. So the nearest of all are found and the allowed of them kept; where these are too few, what is allowed
+    # lies elsewhere, and only the search in full finds the best of it.
+    num_fetched = k if allowed is None else min(index.ntotal, math.ceil(2 * k * index.ntotal / num_allowed))
+    scores, keys = _search_near(kind, index, queries, num_fetched)  # (Q, F)
+    is_found = keys >= 0 if allowed is None else (keys >= 0) & allowed[keys]
+    best = np.argsort(~is_found, axis=1, kind="stable")[:, :k]
+    scores, keys = np.take_along_axis(scores, best, axis=1), np.take_along_axis(keys, best, axis=1)  # (Q, k)
+    short = is_found.sum(axis=1) < k  # (Q,)
     if short.any():
         scores[short], keys[short] = _search_in_full(kind, index, queries[short], k, selector)
     return scores, keys
+
+
+def _search_near(kind: str, index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Approximate search among all vectors, with an effort that grows with N and k; key -1 where none was found."""
+    if kind == "hnsw":
+        effort = max(64, 2 * k, int(4 * math.log2(index.ntotal + 1)))
+        return _faiss_search(index, queries, k, faiss.SearchParametersHNSW, efSearch=effort)
+    lists = max(8, index.nlist // 16, math.ceil(4 * k * index.nlist / index.ntotal))
+    return _faiss_search(index, queries, k, faiss.SearchParametersIVF, nprobe=min(index.nlist, lists))
 
 
 def _search_in_full(kind: str, index: Any, queries: np.ndarray, k: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +154,5 @@ def _search_in_full(kind: str, index: Any, queries: np.ndarray, k: int, selector
 def _faiss_search(
     index: Any, queries: np.ndarray, k: int, parameters: Any, **values: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    if values["sel"] is None:
-        del values["sel"]
+    values = {name: value for name, value in values.items() if value is not None}
     return index.search(np.ascontiguousarray(queries), k, params=parameters(**values))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .gallery import Gallery, _sync, encode_images
+from .gallery import Gallery, _sync, encode_images, prepare_image
 from .indexes import check_kind
 from .sources import ImageSource
 
@@ -142,15 +142,15 @@ def index_images(
     report_skip = on_skip or _log_skip
     with tqdm(total=len(keys), initial=num_resumed, unit=" images", desc="Indexing", disable=not progress) as bar:
         try:
-            for rows, pictures in _loaded_batches(source, keys, partial, batch_size):
-                readable = [row for row, picture in zip(rows, pictures, strict=True) if not isinstance(picture, str)]
-                for row, reason in zip(rows, pictures, strict=True):
+            for rows, inputs in _prepared_batches(source, processor, keys, partial, batch_size):
+                for row, reason in zip(rows, inputs, strict=True):
                     if isinstance(reason, str):
                         skipped.append((source.ids[row], reason))
                         report_skip(source.ids[row], reason)
+                readable = [row for row, one in zip(rows, inputs, strict=True) if not isinstance(one, str)]
                 if readable:
-                    images = [picture for picture in pictures if not isinstance(picture, str)]
-                    partial.add([keys[row] for row in readable], encode_images(model, processor, images))
+                    prepared = [one for one in inputs if not isinstance(one, str)]
+                    partial.add([keys[row] for row in readable], encode_images(model, prepared))
                 bar.update(len(rows))
         finally:
             partial.flush()
@@ -183,10 +183,10 @@ def _assemble(
     )
 
 
-def _loaded_batches(
-    source: ImageSource, keys: list[tuple[str, str]], partial: _PartialFeatures, batch_size: int
+def _prepared_batches(
+    source: ImageSource, processor: Any, keys: list[tuple[str, str]], partial: _PartialFeatures, batch_size: int
 ) -> Iterator[tuple[list[int], list[Any]]]:
-    """Rows still to be encoded and their pictures (a string: why it is broken), one batch read ahead.
+    """Rows still to be encoded and the encoder's inputs (a string: why it is broken), one batch read ahead.
 
     Batches are cut at fixed rows, so that a resumed run sees the batches of an uninterrupted one.
     """
@@ -197,19 +197,19 @@ def _loaded_batches(
         ahead: list[Future] = []
         try:
             for number, block in enumerate(blocks):
-                futures = ahead or [pool.submit(_load_or_reason, source, row) for row in block]
+                futures = ahead or [pool.submit(_inputs_or_reason, source, processor, row) for row in block]
                 following = blocks[number + 1] if number + 1 < len(blocks) else []
-                ahead = [pool.submit(_load_or_reason, source, row) for row in following]
+                ahead = [pool.submit(_inputs_or_reason, source, processor, row) for row in following]
                 yield block, [future.result() for future in futures]
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _load_or_reason(source: ImageSource, row: int) -> Any:
+def _inputs_or_reason(source: ImageSource, processor: Any, row: int) -> Any:
     try:
-        return source.load(row)
-    except Exception as error:  # a decoder may raise anything on a damaged file
+        return prepare_image(processor, source.load(row))
+    except Exception as error:  # a decoder may raise anything on a damaged file, and resizing on an odd shape
         return " ".join(str(error).split()) or type(error).__name__
 
 

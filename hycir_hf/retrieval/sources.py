@@ -152,6 +152,8 @@ def open_source(
         ValueError: If there is nothing there, or an option for data sets is given with a folder of pictures.
     """
     folder = Path(path)
+    if folder.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"Expected a folder of pictures, but {path} is one picture. Give the folder that holds it.")
     if not folder.is_dir() or _is_dataset(folder):
         return DatasetSource(path, split, image_column, id_column)
     given = {"--split": split, "--image-column": image_column, "--id-column": id_column}
