@@ -5,8 +5,10 @@ imported when a subcommand runs, so that `hycir --help` loads no torch.
 """
 
 import argparse
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,21 +29,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: 0 done, 1 failed, 130 interrupted. Wrong usage exits with 2 from within.
     """
     args = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
         args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("hycir: interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
+        return _report_interrupt()
     except BrokenPipeError:  # `hycir search ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if _is_interrupt(error):
+            return _report_interrupt()
         if args.debug:
             raise
         print(f"hycir {args.command}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _report_interrupt() -> int:
+    print("hycir: interrupted. Run the same command again to go on.", file=sys.stderr)
+    return 130
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: met while a C extension is imported, it comes out as an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,7 +135,7 @@ def _run_index(args: argparse.Namespace) -> None:
 def _print_skip(image_id: str, reason: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"hycir index: skipped {image_id}: {reason}", file=sys.stderr)
+    tqdm.write(f"hycir index: skipped {_shown(image_id)}: {_shown(reason)}", file=sys.stderr)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -168,9 +185,9 @@ def _run_search(args: argparse.Namespace) -> None:
         return
     print("rank  score   image")
     for rank, (id_, score) in enumerate(results[0], 1):
-        print(f"{rank:4d}  {score:+.4f}  {id_}")
+        print(f"{rank:4d}  {score:+.4f}  {_shown(id_)}")
     if excluded:
-        print(f"The reference is itself in the gallery and was left out: {', '.join(excluded)}")
+        print(f"The reference is itself in the gallery and was left out: {', '.join(map(_shown, excluded))}")
     if args.html:
         print(f"Page: {args.html}")
 
@@ -185,7 +202,7 @@ def _write_page(args: argparse.Namespace, gallery: Any, references: Any, exclude
         try:
             image = pictures.load(id_)
         except (ValueError, OSError) as error:
-            print(f"hycir search: no picture for {id_}: {_one_line(error)}", file=sys.stderr)
+            print(f"hycir search: no picture for {_shown(id_)}: {_one_line(error)}", file=sys.stderr)
             image = None
         results.append(PageResult(id_, score, image))
     note = f"The reference is itself in the gallery and was left out: {', '.join(excluded)}." if excluded else ""
@@ -194,7 +211,7 @@ def _write_page(args: argparse.Namespace, gallery: Any, references: Any, exclude
     page = render_search_page([query], intro=f"{len(gallery)} pictures in {Path(args.gallery).resolve().name}.")
     output = Path(args.html)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    output.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names need not be valid UTF-8
 
 
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
@@ -231,7 +248,12 @@ def _print_json(**values: Any) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return _shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def _shown(text: str) -> str:
+    """Text with its control characters escaped: a file name may hold a newline or a terminal's commands."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 _AddArguments = Callable[[argparse.ArgumentParser], None]

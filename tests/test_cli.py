@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -201,6 +203,33 @@ def test_search_page_is_self_contained(indexed, tmp_path, capsys):
     assert "left out: day/0.png" in page.read_text(encoding="utf-8")
 
 
+def test_file_names_of_any_kind_are_shown(model_path, tmp_path, capsysbinary, monkeypatch):
+    """Not UTF-8, a newline, a terminal's command, markup: neither table nor page breaks."""
+    names = [os.fsdecode(b"bad-\xff.png"), "new\nline.png", "red\x1b[31m.png", "<b>&'\".png", "日本 👩‍🚒.png"]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        try:
+            random_picture(seed).save(folder / name)
+        except (OSError, UnicodeError):
+            pytest.skip("this file system refuses such names")
+    (folder / "broken\n.png").write_bytes(b"broken")
+    gallery, page = str(tmp_path / "gallery"), tmp_path / "found.html"
+    assert main(["index", str(folder), "--model", model_path, "--output", gallery]) == 0
+    assert rb"skipped broken\n.png: " in capsysbinary.readouterr().err
+    command = ["search", gallery, "--image", "new\nline.png", "--text", "", "--keep-reference", "--html", str(page)]
+    assert main(command) == 0
+    table = capsysbinary.readouterr().out.decode().splitlines()[1:6]
+    shown = {line.split("  ")[-1] for line in table}
+    assert shown == {r"bad-\udcff.png", r"new\nline.png", r"red\x1b[31m.png", "<b>&'\".png", "日本 👩‍🚒.png"}
+    assert len(read_page(page.read_text(encoding="utf-8")).images) == 6
+    # A terminal that knows ASCII only.
+    ascii_output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_output)
+    assert main(command) == 0
+    assert rb"\u65e5\u672c" in ascii_output.buffer.getvalue()
+
+
 def test_a_moved_gallery_finds_its_pictures_and_a_missing_one_is_named(indexed, model_path, tmp_path, capsys):
     shutil.copytree(indexed, tmp_path / "old")
     arguments = [
@@ -238,5 +267,15 @@ def test_interrupt_is_one_line_and_130(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hycir_hf.retrieval.open_source", interrupt)
+    assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
+    assert capsys.readouterr().err.strip() == "hycir: interrupted. Run the same command again to go on."
+
+    def interrupt_an_import(*args):
+        try:
+            interrupt()
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error  # as C extensions do
+
+    monkeypatch.setattr("hycir_hf.retrieval.open_source", interrupt_an_import)
     assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
     assert capsys.readouterr().err.strip() == "hycir: interrupted. Run the same command again to go on."
