@@ -109,6 +109,7 @@ def _query(number: int, query: PageQuery) -> str:
     note = f'<p class="note">{escape(query.note)}</p>' if query.note else ""
     return (
         f'<section aria-labelledby="query-{number}">\n<div class="query"><div class="reference">{images}</div>'
+        '<span class="plus" aria-hidden="true">+</span>'
         f'<div><p class="kicker">Reference image and text</p><h2 id="query-{number}">{text}</h2>{label}</div></div>\n'
         f"{ranking}{note}\n</section>"
     )
@@ -173,10 +174,11 @@ section{background:var(--card);border:1px solid var(--line);border-radius:14px;p
 .reference{display:flex;gap:.5rem;flex:none}
 .reference img{width:8.5rem;height:8.5rem;object-fit:contain;background:var(--frame);border:2px solid var(--accent);
 border-radius:12px;padding:4px}
+.plus{font-size:1.75rem;line-height:1;color:var(--soft)}
 .kicker{margin:0;font-size:.8rem;color:var(--soft)}
 h2{font-size:1.35rem;line-height:1.3;margin:.15rem 0;overflow-wrap:anywhere}h2 em{color:var(--soft);font-weight:400}
 .results{list-style:none;margin:0;padding:0;display:grid;gap:.9rem;
-grid-template-columns:repeat(auto-fill,minmax(11rem,1fr))}
+grid-template-columns:repeat(auto-fill,minmax(10rem,1fr))}
 figure{position:relative;margin:0;border:1px solid var(--line);border-radius:12px;overflow:hidden;height:100%}
 .target figure{border-color:var(--good);box-shadow:0 0 0 2px var(--good)}
 figure img,.missing{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:var(--frame);padding:6px}
@@ -194,10 +196,11 @@ color:var(--on-good);font-size:.75rem;font-weight:600}
 .figures{overflow-x:auto}table{border-collapse:collapse;width:100%}
 caption{text-align:left;font-weight:600;padding-bottom:.5rem}
 th,td{padding:.4rem .75rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
-th:first-child{text-align:left;font-weight:500}thead th{color:var(--soft);font-weight:600}
+th:first-child{text-align:left;font-weight:500;padding-left:0}thead th{color:var(--soft);font-weight:600}
 tbody tr:last-child>*{border-bottom:0}
 footer{padding-top:.5rem;padding-bottom:2.5rem;font-size:.85rem}
-@media (max-width:34rem){.query{flex-direction:column;align-items:flex-start}
+@media (max-width:34rem){.query{flex-direction:column;align-items:flex-start;gap:.6rem}.reference{flex-wrap:wrap}
+.plus{display:none}.figures{padding:1rem}th,td{padding:.35rem .4rem;font-size:.85rem}
 .results{grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}}
 @media print{body{background:#fff}section{break-inside:avoid-page}}
 """
