@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -25,6 +25,20 @@ _POOL_LAST_POSITION = ("siglip", "siglip2")
 
 _OFFSET_POSITIONS = ("altclip_text_model", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 """Text encoders whose positions start after the padding id."""
+
+_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+"""The arguments of `from_pretrained` that say where files are."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each EXIF orientation upright."""
 
 
 class HyCIRProcessor(ProcessorMixin):
@@ -92,7 +106,7 @@ class HyCIRProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a saved processor; arguments as in `ProcessorMixin.from_pretrained`."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_kwargs = {k: kwargs[k] for k in ("cache_dir", "revision", "token", "subfolder") if k in kwargs}
+        hub_kwargs = {k: v for k, v in kwargs.items() if k in _HUB_KEYS}
         if "image_processor" not in kwargs:
             processor.image_processor = _load_image_processor(pretrained_model_name_or_path, **hub_kwargs)
         return processor
@@ -201,7 +215,7 @@ class HyCIRProcessor(ProcessorMixin):
             logger.warning(
                 "A text was cut to fit the encoder's %d tokens: %r. Further cuts are not reported.",
                 self.max_length,
-                text,
+                f"{text[:60]} ...",
             )
         return ids[:room]
 
@@ -278,15 +292,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image of any mode to upright RGB on white."""
     if getattr(image, "is_animated", False):
         image.seek(0)
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(np.asarray(image))
+        values, clear = np.asarray(image), image.info.get("transparency")
+        image = _to_8_bit(values)
+        if isinstance(clear, int):  # PIL itself forgets the transparent grey of a 16-bit PNG
+            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     if image.mode == "La":  # premultiplied: PIL knows only the way back
         image = image.convert("LA")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
+    image.load()  # a PNG's EXIF may follow its pixels
+    try:  # ImageOps.exif_transpose would refuse sound pixels for one damaged tag among the EXIF data
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged EXIF raises nearly everything
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_8_bit(values: np.ndarray) -> Image.Image:

@@ -1,7 +1,9 @@
 """HyCIRProcessor: prompts, cuts, padding; and pictures of every kind."""
 
 import io
+import json
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -19,11 +21,11 @@ from conftest import (
     build_tokenizer,
     random_picture,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoProcessor
 
 import hycir_hf.processing_hycir as processing
-from hycir_hf import HyCIRProcessor
+from hycir_hf import HyCIRModel, HyCIRProcessor
 from hycir_hf.processing_hycir import load_image
 
 HOLES = [-1] * NUM_PSEUDO_TOKENS
@@ -184,6 +186,33 @@ def test_from_encoder(family, tmp_path):
     assert rows_of(HyCIRProcessor.from_encoder(tmp_path, pad_to_max_length=False)(text="red"))[0].count(-1) == 4
 
 
+@pytest.mark.parametrize(
+    ("family", "image_processor"),
+    [
+        ("clip", {"feature_extractor_type": "CLIPFeatureExtractor", "size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}),
+        ("blip", {"image_processor_type": "BlipImageProcessor"}),
+        ("siglip", {"image_processor_type": "SiglipImageProcessor"}),
+        ("siglip2", {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 4}),
+        ("chinese_clip", {"image_processor_type": "ChineseCLIPImageProcessor", "crop_size": IMAGE_SIZE}),
+        ("metaclip_2", {"image_processor_type": "CLIPImageProcessorFast", "crop_size": IMAGE_SIZE}),
+        ("vision-text-dual-encoder", {"image_processor_type": "ViTImageProcessor"}),
+    ],
+)
+def test_image_processors_as_the_hub_has_them(family, image_processor, tmp_path):
+    build_encoder(family).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    values = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}} | image_processor
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    processor = HyCIRProcessor.from_encoder(tmp_path)
+    pictures = [random_picture(), random_picture(1, (9, 40))]
+    inputs = processor(images=pictures, text=["make it night", ""])
+    with torch.no_grad():
+        assert HyCIRModel.from_encoder(tmp_path)(**inputs).loss > 0
+    processor.save_pretrained(tmp_path / "saved")
+    again = AutoProcessor.from_pretrained(tmp_path / "saved")(images=pictures, text=["make it night", ""])
+    assert all(torch.equal(again[name], value) for name, value in inputs.items())
+
+
 # --- pictures
 
 
@@ -243,6 +272,25 @@ def test_exif_rotation_is_applied(tmp_path):
     loaded = load_image(tmp_path / "turned.png")
     assert loaded.size == (4, 8)
     assert loaded.getpixel((0, 0)) == (255, 255, 255) and loaded.getpixel((0, 7)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_pils(orientation):
+    exif, data, picture = Image.Exif(), io.BytesIO(), random_picture()
+    exif[0x0112] = orientation
+    picture.save(data, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(data))
+    assert np.array_equal(np.asarray(load_image(data.getvalue())), np.asarray(expected))
+
+
+def test_damaged_exif_does_not_spoil_a_sound_picture():
+    orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    mistyped = struct.pack(">HHI4s", 0x011A, 2, 4, b"abc")  # a text where a resolution belongs
+    turned = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + orientation + mistyped + bytes(4)
+    for exif, file_format, size in ((turned, "JPEG", (4, 8)), (b"Exif\0\0no such thing", "PNG", (8, 4))):
+        data = io.BytesIO()
+        Image.new("RGB", (8, 4)).save(data, file_format, exif=exif)
+        assert load_image(data.getvalue()).size == size
 
 
 @pytest.mark.parametrize("extension", ["gif", "png", "webp"])
