@@ -32,8 +32,7 @@ from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """The config values that change features without changing any weight; part of an encoder's fingerprint."""
 
-
-_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
+_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
 """The arguments of `from_pretrained` that say where files are."""
 
 
@@ -370,7 +369,8 @@ class HyCIRModel(PreTrainedModel):
         """Identify the frozen encoder: 16 hex digits of a SHA-256 of its weights and the behaviour of its config.
 
         Weights are hashed as bfloat16, so that loading the same encoder in float32 or bfloat16 gives the same
-        fingerprint; casting float32 weights to float16 may change it. The mapper has no part in it.
+        fingerprint, and so does float16 where the file is in float16; casting float32 weights to float16 may change
+        it. The mapper has no part in it.
 
         Raises:
             ValueError: If weights lie on the meta device (offloaded).
@@ -462,6 +462,11 @@ class HyCIRModel(PreTrainedModel):
             )
         further = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         further = {name: value for name, value in further.items() if value is not None}
+        if self.config.encoder_config.model_type == "siglip2" and len(further) < 2:
+            raise ValueError(
+                "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes, but found not all three. Give "
+                "them as the processor makes them; give targets as target_features from get_image_features."
+            )
         return self._adapter.image_features(self.encoder, pixel_values.to(self.dtype), **further)
 
     @torch.compiler.disable
@@ -602,7 +607,7 @@ def _read_split_weights(folder: Any, config: HyCIRConfig, hub_kwargs: dict[str, 
     """Read a mapper saved alone and the encoder that it was trained on, as one state dict."""
     beside = Path(str(folder)) / str(config.encoder_name_or_path)
     source = str(beside) if beside.is_dir() else str(config.encoder_name_or_path)
-    own = {name: value for name, value in hub_kwargs.items() if name in ("cache_dir", "token")}
+    own = {name: value for name, value in hub_kwargs.items() if name not in ("revision", "subfolder")}
     try:
         encoder = _load_encoder(source, **own)
     except OSError as error:

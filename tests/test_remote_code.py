@@ -49,5 +49,6 @@ def test_remote_code_reloads_without_the_package(tmp_path):
     with torch.no_grad():
         expected = model.get_composed_features(**processor(images=[random_picture()], text=["make it night"]))
     for features in torch.load(tmp_path / "features.pt"):
-        torch.testing.assert_close(features, expected, rtol=0, atol=0)
+        # Not bitwise: where a file's weights lie in memory moves the last bit of a product.
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
     assert (tmp_path / "again" / "modeling_hycir.py").is_file()
