@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test slow lint environment clean
+.PHONY: demo test lint environment clean
+
+demo: environment  ## composed retrieval on emoji: a table, and demo/index.html
+	$(BIN)/python examples/emoji/demo.py
 
 test: environment lint  ## lint, types, import direction, tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
-
-slow: environment  ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "not gpu"
 
 lint: environment
 	$(BIN)/ruff format --check .

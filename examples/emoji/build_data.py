@@ -1,6 +1,6 @@
 """Rebuild the emoji pictures and names from their npm packages.
 
-    npm install --prefix examples/emoji --ignore-scripts
+    npm install --prefix examples/emoji --ignore-scripts --no-package-lock
     python examples/emoji/build_data.py
 
 Writes `examples/emoji/data/`: Parquet in the GALLERY schema with the splits `train`, `heldout_concepts` (training

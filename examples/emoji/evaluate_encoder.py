@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from train_encoder import HELD_OUT_VENDOR_SPLIT, IMAGE_MEAN, IMAGE_STD, encode_pictures, read_split, student_texts
+from train_encoder import HELD_OUT_VENDOR_SPLIT, IMAGE_MEAN, IMAGE_STD, encode_pictures, encode_texts, read_split
 from transformers import CLIPModel, CLIPTokenizer
 
 HERE = Path(__file__).parent
@@ -28,7 +28,8 @@ def encode(model: CLIPModel, tokenizer: CLIPTokenizer, rows: dict) -> tuple[torc
         pictures = (rows["pictures"][start : start + 256].float() / 255 - mean) / std
         pooled = encode_pictures(model, pictures, None, None)
         images.append(F.normalize(model.visual_projection(pooled), dim=-1))
-        texts.append(student_texts(model, tokenizer, [name.lower() for name in rows["name"][start : start + 256]]))
+        names = [name.lower() for name in rows["name"][start : start + 256]]
+        texts.append(F.normalize(model.text_projection(encode_texts(model, tokenizer, names)), dim=-1))
     return torch.cat(images), torch.cat(texts)
 
 

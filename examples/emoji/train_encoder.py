@@ -5,10 +5,10 @@
 
 How it learns (`docs/decisions.md` says what was tried):
 
-1. *Teacher space*: linear maps from EfficientNet-lite0 features and MiniLM sentence embeddings into one space, trained
-   on the training pictures and their names. Pretrained features carry to concepts that no picture showed.
-2. *Student*: a `CLIPModel` from scratch. Contrastive between pictures and names, and between two vendors' pictures of
-   one emoji; both towers are drawn to the teacher space; the text tower also on WordNet's words and on edit sentences.
+a `CLIPModel` from scratch, contrastive between pictures and names, and between two vendors' pictures of one emoji.
+From each tower's pooled output a linear head, dropped afterwards, predicts what a small pretrained model says of the
+same input: EfficientNet-lite0 of the pictures; MiniLM of the names, of WordNet's words and glosses, and of edit
+sentences, so that the text tower has read more words than the names have.
 
 Every step draws its batch from a generator seeded by the step, so a resumed run equals an uninterrupted one.
 """
@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,10 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from resumable import ResumableTraining
 from teachers import image_teacher_features, load_text_teacher, text_teacher_features
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 HERE = Path(__file__).parent
@@ -38,7 +39,9 @@ VOCABULARY = 8192
 HELD_OUT_VENDOR_SPLIT = "heldout_vendor"
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 EMOJI_PER_STEP, PHRASES_PER_STEP = 96, 160
-KEPT_PATCHES = 36  # of 64, in all but the last fifth of the steps: mostly the patches that are not white
+MAX_TEXT_TOKENS, MAX_PHRASE_TOKENS = 40, 20
+KEPT_PATCHES = 36  # of 64, until the last tenth of the steps: mostly the patches that are not white
+FULL_PICTURES_FROM = 0.9
 NAME_TEMPLATES = (
     "{}",
     "{}",
@@ -48,6 +51,14 @@ NAME_TEMPLATES = (
     "{} emoji",
     "a picture of {}",
     "an emoji of a {}",
+)
+CONTRAST_TEMPLATES = (
+    "{a} instead of {b}",
+    "not {b} but {a}",
+    "{a}, not {b}",
+    "replace {b} with {a}",
+    "change {b} to {a}",
+    "remove {b}, add {a}",
 )
 EDIT_TEMPLATES = (
     "change the {a} to a {b}",
@@ -107,7 +118,9 @@ def edit_sentences(names: list[str], count: int, seed: int) -> list[str]:
 
 def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     """Train CLIP's byte-pair encoding on the texts."""
-    special = ["<|startoftext|>", "<|endoftext|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Named beforehand, every byte can stand alone and end a word, and the trainer's order is the same in every run.
+    special = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     pattern = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -121,13 +134,10 @@ def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
         vocab_size=VOCABULARY,
         special_tokens=special,
         end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     model = json.loads(bpe.to_str())["model"]
-    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):  # every byte can end a word, also those no text ended with
-        model["vocab"].setdefault(f"{byte}</w>", len(model["vocab"]))
     return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=64)
 
 
@@ -144,48 +154,6 @@ def word_embeddings(tokenizer: CLIPTokenizer) -> torch.Tensor:
     axes = torch.linalg.svd(centred, full_matrices=False)[2][:WIDTH]  # (WIDTH, 384)
     projected = centred @ axes.T
     return 0.02 * projected / projected.std()
-
-
-# --- teacher space --------------------------------------------------------------------------------------------------
-
-
-class TeacherSpace(nn.Module):
-    """Linear maps of both teachers' features into one space of `WIDTH` dimensions."""
-
-    def __init__(self, image_features: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", image_features.mean(0))
-        self.register_buffer("std", image_features.std(0) + 1e-3)
-        self.image_map = nn.Linear(image_features.shape[1], WIDTH)
-        self.text_map = nn.Linear(384, WIDTH, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
-
-    def encode_images(self, features: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.image_map((features - self.mean) / self.std), dim=-1)
-
-    def encode_texts(self, features: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.text_map(features), dim=-1)
-
-
-def train_teacher_space(images: torch.Tensor, texts: torch.Tensor, epochs: int = 25, seed: int = 0) -> TeacherSpace:
-    """Fit the two maps by the symmetric contrastive loss; `images[i]` and `texts[i]` belong together."""
-    torch.manual_seed(seed)
-    space = TeacherSpace(images)
-    optimizer = torch.optim.AdamW(space.parameters(), lr=1e-3, weight_decay=0.1)
-    steps = epochs * (len(images) // 1024)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in tqdm(range(epochs), desc="teacher space", unit=" epochs"):
-        for rows in torch.randperm(len(images)).split(1024)[: len(images) // 1024]:
-            noisy = F.dropout(images[rows], 0.2)
-            logits = space.log_scale.exp() * space.encode_images(noisy) @ space.encode_texts(texts[rows]).T
-            same = (texts[rows] @ texts[rows].T > 0.999).float()
-            target = same / same.sum(1, keepdim=True)
-            loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-    return space.eval().requires_grad_(False)
 
 
 # --- student --------------------------------------------------------------------------------------------------------
@@ -212,20 +180,28 @@ def build_student(tokenizer: CLIPTokenizer) -> CLIPModel:
         "image_size": 64,
         "patch_size": 8,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)
+    return CLIPModel._from_config(config, attn_implementation="eager")  # faster than sdpa's backward at these lengths
+
+
+def choose_patches(
+    hidden: torch.Tensor, pictures: torch.Tensor, kept: int | None, generator: torch.Generator
+) -> torch.Tensor:
+    """Keep the class token and `kept` of the 64 patches, mostly those that show something: `(B, 1 + kept, WIDTH)`."""
+    if kept is None:
+        return hidden
+    contrast = F.unfold(pictures, 8, stride=8).std(1)  # (B, 64)
+    order = (contrast + 0.35 * torch.rand(contrast.shape, generator=generator)).topk(kept).indices + 1
+    order = torch.cat([order.new_zeros(len(order), 1), order], 1)
+    return hidden.gather(1, order.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
 def encode_pictures(
     model: CLIPModel, pictures: torch.Tensor, kept: int | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """Run the vision tower; with `kept`, on that many patches a picture, mostly those that show something."""
+    """Run the vision tower: `(B, WIDTH)`, before the projection; with `kept`, on that many patches a picture."""
     vision = model.vision_model
-    hidden = vision.embeddings(pictures)  # (B, 1 + 64, WIDTH)
-    if kept is not None:
-        contrast = F.unfold(pictures, 8, stride=8).std(1)  # (B, 64)
-        order = (contrast + 0.35 * torch.rand(contrast.shape, generator=generator)).topk(kept).indices + 1
-        order = torch.cat([order.new_zeros(len(order), 1), order], 1)
-        hidden = hidden.gather(1, order.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+    hidden = choose_patches(vision.embeddings(pictures), pictures, kept, generator)
     hidden = vision.encoder(inputs_embeds=vision.pre_layrnorm(hidden)).last_hidden_state
     return vision.post_layernorm(hidden[:, 0])  # (B, WIDTH)
 
@@ -286,9 +262,15 @@ class Batches:
         return first, second, texts
 
     def text_of(self, row: int, pick) -> str:
+        """Say a picture's name: alone, in a phrase, with a keyword, or against the name of a similar emoji."""
         name, keywords = self.train["name"][row], self.train["keywords"][row]
         if keywords and pick(8) == 0:
             return f"{name}, {keywords[pick(len(keywords))]}".lower()
+        if pick(8) == 0:
+            similar = self.keys_of_subcategory[self.train["subcategory"][row]]
+            other = self.train["name"][self.rows_of_key[similar[pick(len(similar))]][0]]
+            if other != name:
+                return CONTRAST_TEMPLATES[pick(len(CONTRAST_TEMPLATES))].format(a=name, b=other).lower()
         return NAME_TEMPLATES[pick(len(NAME_TEMPLATES))].format(name).lower()
 
 
@@ -299,136 +281,75 @@ def contrastive(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> torch.
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def student_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Encode texts by the student: `(N, WIDTH)` unit vectors."""
-    inputs = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
-    pooled = model.text_model(**inputs).pooler_output
-    return F.normalize(model.text_projection(pooled), dim=-1)
+def encode_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Run the text tower: `(N, WIDTH)`, before the projection."""
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TEXT_TOKENS, return_tensors="pt")
+    return model.text_model(**inputs).pooler_output
 
 
-class Training:
-    """The student, its optimizer, and everything that a step draws from."""
+class EncoderTraining(ResumableTraining):
+    """The student, the teachers' heads, and everything that a step draws from."""
+
+    label = "encoder"
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
         args.work.mkdir(parents=True, exist_ok=True)
+        self.bf16 = args.bf16
         self.train = read_split(args.data, "train")
         self.batches = Batches(self.train)
-        self.phrases = read_wordnet(args.packages, 70_000, args.seed)
-        names = sorted(set(self.train["name"]) | {word for words in self.train["keywords"] for word in words})
-        self.phrases += edit_sentences(names, 30_000, args.seed) + [name.lower() for name in names]
-        self.tokenizer = train_tokenizer(self.phrases)
-        self.phrases = [
-            p for p, ids in zip(self.phrases, self.tokenizer(self.phrases)["input_ids"], strict=True) if len(ids) <= 20
-        ]
-        self.image_teacher = self.cached(
-            "train.efficientnet.npy", lambda: image_teacher_features(self.train["pictures"])
-        )
-        self.phrase_teacher = self.cached(
-            "phrases.minilm.npy", lambda: text_teacher_features(self.phrases).astype(np.float16)
-        ).float()
-        name_teacher = self.cached(
-            "names.minilm.npy", lambda: text_teacher_features([name.lower() for name in self.train["name"]])
-        )
-        self.space = train_teacher_space(self.image_teacher, name_teacher, seed=args.seed)
-        self.image_targets = self.space.encode_images(self.image_teacher)  # (N, WIDTH)
-        self.name_targets = self.space.encode_texts(name_teacher)
-        self.raw_targets = F.normalize((self.image_teacher - self.space.mean) / self.space.std, dim=-1)
+        keywords = {word for words in self.train["keywords"] for word in words}
+        names = sorted({name.lower() for name in [*self.train["name"], *keywords]})
+        phrases = read_wordnet(args.packages, 24_000, args.seed) + edit_sentences(names, 12_000, args.seed)
+        self.tokenizer = train_tokenizer(phrases + names)
+        lengths = [len(ids) for ids in self.tokenizer(phrases)["input_ids"]]
+        self.phrases = [phrase for phrase, length in zip(phrases, lengths, strict=True) if length <= MAX_PHRASE_TOKENS]
+        lower = [name.lower() for name in self.train["name"]]
+        pictures = cached(args.work / "train.efficientnet.npy", lambda: image_teacher_features(self.train["pictures"]))
+        self.picture_targets = F.normalize((pictures - pictures.mean(0)) / (pictures.std(0) + 1e-3), dim=-1)
+        self.name_targets = cached(args.work / "names.minilm.npy", lambda: text_teacher_features(lower))  # (N, 384)
+        self.phrase_targets = cached(args.work / "phrases.minilm.npy", lambda: text_teacher_features(self.phrases))
 
         torch.manual_seed(args.seed)
         self.model = build_student(self.tokenizer)
         self.model.text_model.embeddings.token_embedding.weight.data.copy_(word_embeddings(self.tokenizer))
         self.model.logit_scale.data.fill_(math.log(20.0))
-        self.raw_head = nn.Linear(WIDTH, self.raw_targets.shape[1])  # dropped after training
-        decayed = [p for p in [*self.model.parameters(), *self.raw_head.parameters()] if p.ndim > 1]
-        plain = [p for p in [*self.model.parameters(), *self.raw_head.parameters()] if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
-        self.step = 0
-        self.checkpoint = args.work / "checkpoint.pt"
-        if self.checkpoint.exists():
-            self.load()
-
-    def cached(self, name: str, make) -> torch.Tensor:
-        path = self.args.work / name
-        if not path.exists():
-            np.save(path.with_suffix(".tmp.npy"), make())
-            path.with_suffix(".tmp.npy").rename(path)
-        return torch.from_numpy(np.load(path))
-
-    def load(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.raw_head.load_state_dict(state["raw_head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
-    def save(self) -> None:
-        state = {"model": self.model.state_dict(), "raw_head": self.raw_head.state_dict()}
-        torch.save(
-            {**state, "optimizer": self.optimizer.state_dict(), "step": self.step}, self.checkpoint.with_suffix(".tmp")
+        self.heads = nn.ModuleDict(  # dropped after training
+            {"picture": nn.Linear(WIDTH, pictures.shape[1]), "text": nn.Linear(WIDTH, self.name_targets.shape[1])}
         )
-        self.checkpoint.with_suffix(".tmp").replace(self.checkpoint)
+        modules = {"model": self.model, "heads": self.heads}
+        super().__init__(args.work, modules, args.steps, args.learning_rate, warm_up=200, seed=args.seed)
 
-    def learning_rate(self) -> float:
-        warm_up = 200
-        progress = max(0.0, (self.step - warm_up) / (self.args.steps - warm_up))
-        return self.args.learning_rate * min(
-            (self.step + 1) / warm_up, 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
-        )
-
-    def loss(self) -> dict[str, torch.Tensor]:
+    def loss_terms(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """One step's loss terms."""
-        generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.step)
+        self.model.logit_scale.data.clamp_(max=math.log(100.0))
         first, second, texts = self.batches.draw(generator)
         rows = first + second
         phrases = torch.randint(len(self.phrases), (PHRASES_PER_STEP,), generator=generator).tolist()
-        kept = KEPT_PATCHES if self.step < 0.8 * self.args.steps else None
-        pooled = encode_pictures(self.model, augment(self.train["pictures"][rows], generator), kept, generator)
-        images = F.normalize(self.model.visual_projection(pooled), dim=-1)
-        encoded = student_texts(self.model, self.tokenizer, texts + [self.phrases[i] for i in phrases])
-        names = encoded[:EMOJI_PER_STEP]
-        a, b = images.chunk(2)
+        kept = KEPT_PATCHES if self.step < FULL_PICTURES_FROM * self.steps else None
+        pictures = augment(self.train["pictures"][rows], generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            pooled_pictures = encode_pictures(self.model, pictures, kept, generator)
+            pooled_texts = encode_texts(self.model, self.tokenizer, texts + [self.phrases[i] for i in phrases])
+            images = self.model.visual_projection(pooled_pictures)
+            names = self.model.text_projection(pooled_texts[:EMOJI_PER_STEP])
+            of_pictures, of_texts = self.heads["picture"](pooled_pictures), self.heads["text"](pooled_texts)
+        (a, b), names = F.normalize(images.float(), dim=-1).chunk(2), F.normalize(names.float(), dim=-1)
         scale = self.model.logit_scale.exp()
-        text_targets = torch.cat([self.name_targets[first], self.space.encode_texts(self.phrase_teacher[phrases])])
-        relations = F.mse_loss(encoded @ encoded.T, text_targets @ text_targets.T)
+        text_targets = torch.cat([self.name_targets[first], self.phrase_targets[phrases]])
         return {
             "names": (contrastive(a, names, scale) + contrastive(b, names, scale)) / 2,
             "vendors": 0.5 * contrastive(a, b, scale),
-            "image_teacher": 2 * (1 - (images * self.image_targets[rows]).sum(-1)).mean(),
-            "raw_teacher": 2 * (1 - F.cosine_similarity(self.raw_head(pooled), self.raw_targets[rows])).mean(),
-            "text_teacher": 3 * (1 - (encoded * text_targets).sum(-1)).mean() + 10 * relations,
+            "picture_teacher": 1 - F.cosine_similarity(of_pictures.float(), self.picture_targets[rows]).mean(),
+            "text_teacher": 2 * (1 - F.cosine_similarity(of_texts.float(), text_targets).mean()),
         }
 
-    def run(self) -> None:
-        """Train to the last step; a checkpoint every 100."""
-        self.model.train()
-        log = (self.args.work / "log.jsonl").open("a")
-        bar = tqdm(
-            range(self.step, self.args.steps), initial=self.step, total=self.args.steps, desc="encoder", unit=" steps"
-        )
-        for self.step in bar:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            terms = self.loss()
-            self.optimizer.zero_grad()
-            sum(terms.values()).backward()
-            nn.utils.clip_grad_norm_([*self.model.parameters(), *self.raw_head.parameters()], 1.0)
-            self.optimizer.step()
-            self.model.logit_scale.data.clamp_(max=math.log(100.0))
-            if self.step % 20 == 0:
-                record = {name: round(term.item(), 4) for name, term in terms.items()}
-                bar.set_postfix(record)
-                log.write(
-                    json.dumps({"step": self.step, **record, "scale": round(self.model.logit_scale.exp().item(), 2)})
-                    + "\n"
-                )
-                log.flush()
-            if (self.step + 1) % 100 == 0:
-                self.step += 1
-                self.save()
-        self.step = self.args.steps
-        self.save()
+
+def cached(path: Path, make: Callable[[], np.ndarray]) -> torch.Tensor:
+    """Read a teacher's features, made once."""
+    if not path.exists():
+        np.save(path.with_suffix(".tmp.npy"), make())
+        path.with_suffix(".tmp.npy").rename(path)
+    return torch.from_numpy(np.load(path))
 
 
 def main() -> None:
@@ -438,12 +359,13 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, default=HERE / "node_modules")
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".cache" / "emoji_encoder")
     parser.add_argument("--output", type=Path, default=HERE / "encoder")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bfloat16")
     args = parser.parse_args()
 
-    training = Training(args)
+    training = EncoderTraining(args)
     training.run()
     training.model.eval().half().save_pretrained(args.output)
     training.tokenizer.save_pretrained(args.output)
