@@ -7,13 +7,21 @@ on the emoji benchmark's val split, and writes `demo/index.html`.
 """
 
 import argparse
-import io
 import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-from retrieval import MODEL, RANKS, build_gallery, compose, evaluate_methods, read_pictures, read_queries, table_rows
+from retrieval import (
+    MODEL,
+    RANKS,
+    build_gallery,
+    compose,
+    evaluate_methods,
+    picture_of,
+    read_pictures,
+    read_queries,
+    table_rows,
+)
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.search_page import PageQuery, PageResult, PageTable, render_search_page
@@ -58,11 +66,6 @@ def answer_queries(
         note = "" if rank <= SHOWN else f"The right picture, “{target}”, is at rank {rank} of {len(ranking):,}."
         page.append(PageQuery([picture_of(pictures[image_id])], text, shown, note, reference))
     return page
-
-
-def picture_of(row: dict) -> Image.Image:
-    """Open a row's picture."""
-    return Image.open(io.BytesIO(row["image"]))
 
 
 def main() -> None:

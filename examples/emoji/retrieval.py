@@ -8,6 +8,7 @@ gallery, the reference left out; `build_benchmark.py` says what the parts are.
 """
 
 import argparse
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from build_benchmark import GALLERY_VENDORS
+from PIL import Image
 from tqdm import tqdm
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor, RetrievalResults
@@ -38,6 +40,11 @@ def read_pictures(part: str, data: Path = HERE / "data") -> dict[str, dict]:
         table = pq.read_table(path, filters=[("vendor", "in", GALLERY_VENDORS[part])])
         found |= {row["image_id"]: {**row, "image": row["image"]["bytes"]} for row in table.to_pylist()}
     return found
+
+
+def picture_of(row: dict) -> Image.Image:
+    """Open a row's picture."""
+    return Image.open(io.BytesIO(row["image"]))
 
 
 @torch.inference_mode()
