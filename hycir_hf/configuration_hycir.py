@@ -144,6 +144,7 @@ def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None)
     config: Any = AutoConfig.for_model(model_type, **values) if is_dict else copy.deepcopy(encoder_config)
     for part in (config, config.text_config, config.vision_config):
         part.__dict__.pop("trust_remote_code", None)
+    config._name_or_path = ""  # `encoder_name_or_path` says it; a local folder must not travel with every save
     return config
 
 

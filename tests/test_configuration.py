@@ -72,3 +72,10 @@ def test_all_complaints_come_at_once():
 def test_other_encoders_are_refused(given):
     with pytest.raises(ValueError, match="VisionTextDualEncoderModel"):
         HyCIRConfig(encoder_config=given)
+
+
+def test_the_encoders_folder_does_not_travel_inside_its_config(tmp_path):
+    nested = encoder_config("clip")
+    nested._name_or_path = "/somewhere/private"
+    HyCIRConfig(encoder_config=nested).save_pretrained(tmp_path)
+    assert "private" not in (tmp_path / "config.json").read_text(encoding="utf-8")
