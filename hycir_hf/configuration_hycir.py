@@ -21,6 +21,9 @@ SUPPORTED_ENCODERS = (
 RESERVED_PLACEHOLDER_ID = -1
 """An id that no tokenizer has: no query text can contain it, and the encoder never looks it up."""
 
+HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+"""The arguments of `from_pretrained` that say where files are."""
+
 
 class HyCIRConfig(PreTrainedConfig):
     """Configuration of a `HyCIRModel`.

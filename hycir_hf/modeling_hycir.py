@@ -27,13 +27,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput, cached_file
 
-from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig
+from .configuration_hycir import HUB_KEYS, RESERVED_PLACEHOLDER_ID, HyCIRConfig
 
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """The config values that change features without changing any weight; part of an encoder's fingerprint."""
-
-_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
-"""The arguments of `from_pretrained` that say where files are."""
 
 
 @dataclass
@@ -78,6 +75,19 @@ class DualEncoder:
         return encoder.logit_scale.exp().squeeze()
 
 
+class Siglip2(DualEncoder):
+    """How HyCIR reads SigLIP 2, whose images come as patches with a mask and their grid's shape."""
+
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
+        """See `DualEncoder.image_features`."""
+        if len(image_inputs) < 2:
+            raise ValueError(
+                "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes, but found not all three. Give "
+                "them as the processor makes them; give targets as target_features from get_image_features."
+            )
+        return super().image_features(encoder, pixel_values, **image_inputs)
+
+
 class BlipRetrieval(DualEncoder):
     """How HyCIR reads BLIP: the contrastive (ITC) space, from both sides' [CLS]."""
 
@@ -104,7 +114,7 @@ class BlipRetrieval(DualEncoder):
 
 def _adapter_for(encoder_config: Any) -> DualEncoder:
     """Choose how to read an encoder by its `model_type`."""
-    return BlipRetrieval() if encoder_config.model_type == "blip" else DualEncoder()
+    return {"blip": BlipRetrieval, "siglip2": Siglip2}.get(encoder_config.model_type, DualEncoder)()
 
 
 class PseudoTokenMapper(nn.Module):
@@ -418,7 +428,7 @@ class HyCIRModel(PreTrainedModel):
             OSError: If a mapper's encoder cannot be read.
             ValueError: If a mapper's encoder is no longer the one that the mapper was trained on.
         """
-        hub_kwargs: dict[str, Any] = {k: v for k, v in kwargs.items() if k in _HUB_KEYS}
+        hub_kwargs: dict[str, Any] = {k: v for k, v in kwargs.items() if k in HUB_KEYS}
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and pretrained_model_name_or_path is not None:
             config = HyCIRConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_kwargs)
@@ -462,11 +472,6 @@ class HyCIRModel(PreTrainedModel):
             )
         further = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         further = {name: value for name, value in further.items() if value is not None}
-        if self.config.encoder_config.model_type == "siglip2" and len(further) < 2:
-            raise ValueError(
-                "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes, but found not all three. Give "
-                "them as the processor makes them; give targets as target_features from get_image_features."
-            )
         return self._adapter.image_features(self.encoder, pixel_values.to(self.dtype), **further)
 
     @torch.compiler.disable

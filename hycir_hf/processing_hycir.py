@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoToke
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig, is_prompt
+from .configuration_hycir import HUB_KEYS, RESERVED_PLACEHOLDER_ID, HyCIRConfig, is_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,6 @@ _POOL_LAST_POSITION = ("siglip", "siglip2")
 
 _OFFSET_POSITIONS = ("altclip_text_model", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 """Text encoders whose positions start after the padding id."""
-
-_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
-"""The arguments of `from_pretrained` that say where files are."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -106,7 +103,7 @@ class HyCIRProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a saved processor; arguments as in `ProcessorMixin.from_pretrained`."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub_kwargs = {k: v for k, v in kwargs.items() if k in _HUB_KEYS}
+        hub_kwargs = {k: v for k, v in kwargs.items() if k in HUB_KEYS}
         if "image_processor" not in kwargs:
             processor.image_processor = _load_image_processor(pretrained_model_name_or_path, **hub_kwargs)
         return processor

@@ -1,5 +1,6 @@
 """A training loop that a stop cannot harm: what a step does depends only on its number, and checkpoints are whole."""
 
+import argparse
 import json
 import math
 from pathlib import Path
@@ -8,8 +9,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+HERE = Path(__file__).parent
 CHECKPOINT_EVERY = 100
 LOG_EVERY = 20
+
+
+def training_parser(description: str, name: str, steps: int, learning_rate: float) -> argparse.ArgumentParser:
+    """Make the parser of the options that every training has; `name` is the output folder's."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=HERE / "data" / "images")
+    parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".cache" / f"emoji_{name}")
+    parser.add_argument("--output", type=Path, default=HERE / name)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bfloat16")
+    return parser
 
 
 class ResumableTraining:

@@ -80,20 +80,23 @@ def slerp(images: torch.Tensor, texts: torch.Tensor, weight: float) -> torch.Ten
     return (torch.sin((1 - weight) * angle) * images + torch.sin(weight * angle) * texts) / torch.sin(angle)
 
 
-Method = Callable[[HyCIRModel, HyCIRProcessor, torch.Tensor, list[str]], torch.Tensor]
-
-METHODS: dict[str, Method] = {
-    "image only": lambda model, processor, images, texts: F.normalize(images, dim=-1),
-    "text only": lambda model, processor, images, texts: encode_texts(model, processor, texts),
-    "image + text": lambda model, processor, images, texts: F.normalize(
-        F.normalize(images, dim=-1) + encode_texts(model, processor, texts), dim=-1
-    ),
-    "slerp": lambda model, processor, images, texts: slerp(
-        F.normalize(images, dim=-1), encode_texts(model, processor, texts), SLERP_WEIGHT
-    ),
-    "mapper": compose,
+RIVALS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "image only": lambda images, texts: images,
+    "text only": lambda images, texts: texts,
+    "image + text": lambda images, texts: F.normalize(images + texts, dim=-1),
+    "slerp": lambda images, texts: slerp(images, texts, SLERP_WEIGHT),
 }
-"""Name -> how reference features `(Q, D)`, not normalised, and query texts become query features `(Q, D)`."""
+"""Name -> how the references' and the texts' unit features, `(Q, D)` each, become query features without training."""
+
+
+@torch.inference_mode()
+def query_features(
+    model: HyCIRModel, processor: HyCIRProcessor, references: torch.Tensor, texts: list[str]
+) -> dict[str, torch.Tensor]:
+    """Compose queries by every method: name -> `(Q, D)`, unit norm; `references` `(Q, D)` are not normalised."""
+    unit, encoded = F.normalize(references, dim=-1), encode_texts(model, processor, texts)
+    found = {name: rival(unit, encoded) for name, rival in RIVALS.items()}
+    return found | {"mapper": compose(model, processor, references, texts)}
 
 
 def recall_at_k(results: RetrievalResults, queries: list[dict], k: int) -> float:
@@ -118,8 +121,8 @@ def evaluate_methods(
     texts = [query["query_text"] for query in queries]
     left_out = [[query["reference_id"]] for query in queries]
     report = {}
-    for name, method in METHODS.items():
-        results = gallery.search(method(model, processor, references, texts), k=max(RANKS), exclude_ids=left_out)
+    for name, composed in query_features(model, processor, references, texts).items():
+        results = gallery.search(composed, k=max(RANKS), exclude_ids=left_out)
         report[name] = {f"R@{k}": recall_at_k(results, queries, k) for k in RANKS}
     return report
 

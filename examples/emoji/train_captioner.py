@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from resumable import ResumableTraining
+from resumable import ResumableTraining, training_parser
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from train_encoder import (
     FULL_PICTURES_FROM,
@@ -206,15 +206,8 @@ class CaptionerTraining(ResumableTraining):
 
 def main() -> None:
     """Train, then write the captioner in half precision."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE / "data" / "images")
+    parser = training_parser(__doc__, name="captioner", steps=900, learning_rate=5e-4)
     parser.add_argument("--encoder", type=Path, default=HERE / "encoder", help="the emoji CLIP")
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".cache" / "emoji_captioner")
-    parser.add_argument("--output", type=Path, default=HERE / "captioner")
-    parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bfloat16")
     args = parser.parse_args()
 
     training = CaptionerTraining(args)

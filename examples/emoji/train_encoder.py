@@ -27,11 +27,13 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from resumable import ResumableTraining
+from resumable import ResumableTraining, training_parser
 from teachers import image_teacher_features, load_text_teacher, text_teacher_features
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from hycir_hf.losses import contrastive_loss
 
 HERE = Path(__file__).parent
 WIDTH = 256  # both towers and the joint space
@@ -274,13 +276,6 @@ class Batches:
         return NAME_TEMPLATES[pick(len(NAME_TEMPLATES))].format(name).lower()
 
 
-def contrastive(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE of two aligned sets of unit vectors."""
-    logits = scale * a @ b.T
-    target = torch.arange(len(a))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
 def encode_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """Run the text tower: `(N, WIDTH)`, before the projection."""
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TEXT_TOKENS, return_tensors="pt")
@@ -337,8 +332,8 @@ class EncoderTraining(ResumableTraining):
         scale = self.model.logit_scale.exp()
         text_targets = torch.cat([self.name_targets[first], self.phrase_targets[phrases]])
         return {
-            "names": (contrastive(a, names, scale) + contrastive(b, names, scale)) / 2,
-            "vendors": 0.5 * contrastive(a, b, scale),
+            "names": (contrastive_loss(a, names, scale) + contrastive_loss(b, names, scale)) / 2,
+            "vendors": 0.5 * contrastive_loss(a, b, scale),
             "picture_teacher": 1 - F.cosine_similarity(of_pictures.float(), self.picture_targets[rows]).mean(),
             "text_teacher": 2 * (1 - F.cosine_similarity(of_texts.float(), text_targets).mean()),
         }
@@ -354,15 +349,8 @@ def cached(path: Path, make: Callable[[], np.ndarray]) -> torch.Tensor:
 
 def main() -> None:
     """Train, then write the encoder in half precision."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE / "data" / "images")
+    parser = training_parser(__doc__, name="encoder", steps=3000, learning_rate=1e-3)
     parser.add_argument("--packages", type=Path, default=HERE / "node_modules")
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".cache" / "emoji_encoder")
-    parser.add_argument("--output", type=Path, default=HERE / "encoder")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bfloat16")
     args = parser.parse_args()
 
     training = EncoderTraining(args)
