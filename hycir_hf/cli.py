@@ -214,6 +214,109 @@ def _write_page(args: argparse.Namespace, gallery: Any, references: Any, exclude
     output.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names need not be valid UTF-8
 
 
+def _add_syncir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="folder of pictures, or a data set as PATH[:CONFIG]; `refilter DIR` moves a finished one's thresholds",
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder of the triplet data set")
+    parser.add_argument("--config", metavar="Y", help="YAML file of settings (see SynCirConfig)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, over the file; repeatable"
+    )
+    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
+    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
+    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    parser.add_argument("--estimate", action="store_true", help="print calls, tokens and cost of the LLM, then stop")
+    parser.add_argument(
+        "--prices", nargs=2, type=float, metavar=("IN", "OUT"), help="per million tokens, for --estimate's cost"
+    )
+    parser.add_argument("--until", choices=("features", "pairs", "captions", "query_texts"), help="stop after a stage")
+    parser.add_argument(
+        "--num-shards", type=_positive, default=1, metavar="N", help="processes that share the stage (1)"
+    )
+    parser.add_argument("--shard-index", type=int, default=0, metavar="I", help="which of them this is, from 0")
+    parser.add_argument("--threshold", type=float, metavar="T", help="refilter: lowest similarity kept")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_syncir(args: argparse.Namespace) -> None:
+    if args.images[0] == "refilter":
+        _run_refilter(args)
+        return
+    from .retrieval import open_source
+    from .syncir import SynCirConfig, SynCirRun
+    from .syncir.launch import default_device, run_launched
+
+    if len(args.images) > 1 or args.output is None:
+        raise ValueError("Expected one IMAGES and --output DIR, or `refilter DIR`. See `hycir syncir --help`.")
+    config = SynCirConfig.from_yaml(args.config, **_settings(args.set))
+    source = open_source(args.images[0], args.split, args.image_column, args.id_column)
+    run = SynCirRun(source, args.output, config, device=args.device or default_device())
+    if args.estimate:
+        _print_estimate(args, run.estimate())
+        return
+    recipe = run_launched(run, args.until, args.num_shards, args.shard_index)
+    if recipe is not None:
+        _print_recipe(args, args.output, recipe)
+
+
+def _run_refilter(args: argparse.Namespace) -> None:
+    from .syncir import refilter
+
+    if len(args.images) != 2 or (args.threshold is None and not args.set):
+        raise ValueError("Expected `refilter DIR --threshold T`. See `hycir syncir --help`.")
+    thresholds = {name: float(value) for name, value in _settings(args.set).items()}
+    if args.threshold is not None:
+        thresholds["similarity"] = args.threshold
+    _print_recipe(args, args.images[1], refilter(args.images[1], thresholds))
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE settings; values as YAML reads them."""
+    import yaml
+
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ValueError(f"Expected --set NAME=VALUE, but found {wrong}. Write for example --set threshold=0.8.")
+    return {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _print_estimate(args: argparse.Namespace, estimate: Any) -> None:
+    calls = estimate.questions - estimate.answered
+    cost = estimate.cost(*args.prices) if args.prices else None
+    if args.json:
+        _print_json(
+            calls=calls,
+            answered=estimate.answered,
+            prompt_tokens=estimate.prompt_tokens,
+            completion_tokens=estimate.completion_tokens,
+            cost=cost,
+        )
+        return
+    print(f"{calls:,} calls to make, {estimate.answered:,} answered already")
+    print(f"about {estimate.prompt_tokens:,} tokens in, {estimate.completion_tokens:,} out (pictures not counted)")
+    print(f"about {cost:,.2f} at these prices" if cost is not None else "--prices IN OUT gives the cost")
+
+
+def _print_recipe(args: argparse.Namespace, output: str, recipe: dict[str, Any]) -> None:
+    from .syncir.report import count_rows, share_kept
+
+    if args.json:
+        _print_json(
+            output=output, counts=recipe["counts"], thresholds=recipe["thresholds"], share_kept=share_kept(recipe)
+        )
+        return
+    rows = count_rows(recipe)
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:{width}}  {count:>12}" for name, count in rows))
+    print(f"The filter kept {100 * share_kept(recipe):.1f}% of the triplets with a query text.")
+    print(f"Report: {Path(output) / 'report.html'}")
+
+
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     """The model in eval mode on its device, and its processor."""
     import datasets
@@ -273,6 +376,15 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         '  hycir search gallery --image cat.jpg --text "make it black" -k 5 --html found.html',
         _add_search,
         _run_search,
+    ),
+    (
+        "syncir",
+        "Make a data set of triplets from unlabeled images. Cut short, the same command goes on.",
+        "  hycir syncir photos --output triplets --set llm=gpt-4o-mini --estimate --prices 0.15 0.6\n"
+        "  hycir syncir photos --output triplets --set llm=gpt-4o-mini\n"
+        "  hycir syncir refilter triplets --threshold 0.8",
+        _add_syncir,
+        _run_syncir,
     ),
 )
 

@@ -84,22 +84,37 @@ def render_search_page(
     Returns:
         `str`: A whole HTML 5 document, UTF-8, with the pictures embedded.
     """
+    body = [render_table(table) for table in tables] + [
+        _query(number, query) for number, query in enumerate(queries, 1)
+    ]
+    footer = "Scores are cosine similarities of the composed query with each picture. Made with HyCIR."
+    return render_page(title, intro, body, footer)
+
+
+def render_page(title: str, intro: str, sections: Sequence[str], footer: str, style: str = "") -> str:
+    """Render sections of HTML as one self-contained document in this page's style.
+
+    Args:
+        title (`str`): Heading and window title.
+        intro (`str`): A paragraph below the heading; none if empty.
+        sections (`Sequence[str]`): HTML, escaped where needed.
+        footer (`str`): Last line.
+        style (`str`): CSS added to the page's own.
+    """
     paragraph = f'<p class="intro">{escape(intro)}</p>' if intro else ""
-    body = [_table(table) for table in tables] + [_query(number, query) for number, query in enumerate(queries, 1)]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1>{paragraph}</header>\n<main>\n" + "\n".join(body) + "\n</main>\n"
-        "<footer>Scores are cosine similarities of the composed query with each picture. Made with HyCIR.</footer>\n"
-        "</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1>{paragraph}</header>\n<main>\n" + "\n".join(sections) + "\n</main>\n"
+        f"<footer>{escape(footer)}</footer>\n</body>\n</html>\n"
     )
 
 
 def _query(number: int, query: PageQuery) -> str:
     images = "".join(
-        f'<img src="{_data_uri(image)}" alt="Reference image {escape(query.reference_label, quote=True)}">'
+        f'<img src="{picture_uri(image)}" alt="Reference image {escape(query.reference_label, quote=True)}">'
         for image in query.reference_images
     )
     text = escape(query.query_text) if query.query_text else "<em>no text: the image alone</em>"
@@ -120,7 +135,7 @@ def _result(rank: int, result: PageResult) -> str:
     if result.image is None:
         picture = '<div class="missing">picture not at hand</div>'
     else:
-        picture = f'<img src="{_data_uri(result.image)}" alt="{escape(name, quote=True)}" loading="lazy">'
+        picture = f'<img src="{picture_uri(result.image)}" alt="{escape(name, quote=True)}" loading="lazy">'
     mark = {None: "", True: '<span class="mark">✓ target</span>', False: ""}[result.is_target]
     css = ' class="target"' if result.is_target else ""
     width = max(0.0, min(1.0, result.score)) * 100
@@ -132,7 +147,8 @@ def _result(rank: int, result: PageResult) -> str:
     )
 
 
-def _table(table: PageTable) -> str:
+def render_table(table: PageTable) -> str:
+    """Render a table as a section of the page."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
@@ -144,7 +160,7 @@ def _table(table: PageTable) -> str:
     )
 
 
-def _data_uri(image: Any) -> str:
+def picture_uri(image: Any) -> str:
     """A PIL image as a data URI, shrunk to what the page shows."""
     image = image.convert("RGB")
     image.thumbnail((_MAX_SIDE, _MAX_SIDE))

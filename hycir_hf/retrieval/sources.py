@@ -24,6 +24,9 @@ class ImageSource(Protocol):
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError naming it if it is broken."""
 
+    def read_bytes(self, row: int) -> bytes:
+        """The picture's file as it is."""
+
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
         """A JSON record from which `source_from_record` opens the source again."""
 
@@ -61,6 +64,10 @@ class FolderSource:
 
         return load_image(self.root / self.ids[row])
 
+    def read_bytes(self, row: int) -> bytes:
+        """The file as it is."""
+        return (self.root / self.ids[row]).read_bytes()
+
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
         """The folder's place, absolute and relative to the gallery."""
         return {"type": "folder", **_locations(self.root, gallery_directory)}
@@ -89,6 +96,7 @@ class DatasetSource:
         self.image_column = _find_image_column(dataset, image_column)
         self.id_column = _find_id_column(dataset, id_column)
         self.ids = _dataset_ids(dataset, self.id_column)
+        self._columns = dataset
         self._dataset = dataset.select_columns([self.image_column]).cast_column(self.image_column, Image(decode=False))
         self._fingerprint = dataset._fingerprint
 
@@ -107,6 +115,20 @@ class DatasetSource:
             return load_image(entry["bytes"] if entry["bytes"] is not None else entry["path"])
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.path} row {row} (id {self.ids[row]!r}): {error}") from error
+
+    def read_bytes(self, row: int) -> bytes:
+        """The picture's file as it is."""
+        entry = self._dataset[row][self.image_column]
+        return entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
+
+    def column(self, name: str) -> list[Any]:
+        """Another column's values, row by row; ValueError if there is none of that name."""
+        if name not in self._columns.features:
+            raise ValueError(
+                f"Expected the column {name!r} in {self.path}, but it has {list(self._columns.features)}. Name one of "
+                "those."
+            )
+        return self._columns.with_format(None)[name][:]
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
         """Path, config, split and columns."""

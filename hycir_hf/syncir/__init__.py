@@ -1,8 +1,53 @@
 """SynCir: pseudo triplets from unlabeled images (paper: Pseudo Triplet Generation).
 
-pairs.py  subgroups of similar images, and the pairs taken from each
+pairs.py       subgroups of similar images, and the pairs taken from each
+query_text.py  what an LLM is asked, and what of its answer can be used
+chat.py        asking by an OpenAI-compatible endpoint or its Batch API
+local.py       asking a `transformers` model in this process
+answers.py     questions and answers on disk
+filtering.py   the filter in language space
+checks.py      further checks by the pictures
+pipeline.py    all of it, resumable
+output.py      the data set's folder; report.py: its card and report page
 """
 
+from .answers import Answer, AnswerStore, Failure, Generator, Question
+from .chat import BatchGenerator, ChatGenerator
+from .checks import ComposedCheck, PictureCheck
+from .config import SynCirConfig
+from .filtering import FilterResult, filter_triplets, language_similarity
+from .local import LocalGenerator
+from .output import refilter
 from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
+from .pipeline import Estimate, SynCirModels, SynCirRun, build_triplets
+from .query_text import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
 
-__all__ = ["find_image_groups", "find_image_pairs", "pairs_of_groups"]
+__all__ = [
+    "FEW_SHOT_PROMPT",
+    "PAPER_PROMPT",
+    "VISION_PROMPT",
+    "Answer",
+    "AnswerStore",
+    "BatchGenerator",
+    "ChatGenerator",
+    "ComposedCheck",
+    "Estimate",
+    "Failure",
+    "FilterResult",
+    "Generator",
+    "LocalGenerator",
+    "PictureCheck",
+    "Prompt",
+    "Question",
+    "SynCirConfig",
+    "SynCirModels",
+    "SynCirRun",
+    "build_triplets",
+    "filter_triplets",
+    "find_image_groups",
+    "find_image_pairs",
+    "language_similarity",
+    "pairs_of_groups",
+    "parse_query_text",
+    "refilter",
+]

@@ -1,0 +1,272 @@
+"""Asking an LLM behind an OpenAI-compatible API: many calls at once, or the Batch API.
+
+The key comes from the environment only and is never written or logged.
+"""
+
+import asyncio
+import email.utils
+import hashlib
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from .answers import Answer, Failure, Question
+
+logger = logging.getLogger(__name__)
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+_FIRST_DELAY, _MAX_DELAY, _MAX_RETRY_AFTER = 0.5, 60.0, 600.0  # seconds
+_MAX_FAILURES_IN_A_ROW = 50
+_BATCH_SIZE = 20_000  # requests a batch file; the API allows 50,000 and 200 MB
+_BATCH_OVER = ("completed", "failed", "expired", "cancelled")
+
+
+class _Api:
+    """What both ways of asking share: the model, its parameters and the endpoint."""
+
+    pool_size = 1
+
+    def __init__(self, model: str, base_url: str | None = None, **parameters: Any) -> None:
+        self.name = model
+        self.parameters = parameters
+        self.base_url = base_url
+
+    def _key(self) -> str:
+        key = os.environ.get(KEY_VARIABLE)
+        if not key and not self.base_url:
+            raise ValueError(
+                f"Expected the API key in the environment variable {KEY_VARIABLE}, but it is not set. Set it, or give "
+                "base_url for an endpoint of your own."
+            )
+        return key or "none"
+
+    def _client(self, kind: str, **options: Any) -> Any:
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError(
+                "Asking an LLM needs the package openai. Install it with pip install 'hycir_hf[syncir]'."
+            ) from error
+        return getattr(openai, kind)(base_url=self.base_url, api_key=self._key(), **options)
+
+    def _hide_key(self, text: str) -> str:
+        key = os.environ.get(KEY_VARIABLE)
+        return text.replace(key, "***") if key else text
+
+    def _stop(self, error: Exception) -> ValueError:
+        place = self.base_url or "the OpenAI API"
+        reason = self._hide_key(" ".join(str(error).split()))
+        return ValueError(
+            f"Expected {place} to accept the key and the model {self.name!r}, but it answered: {reason}. Correct "
+            f"{KEY_VARIABLE}, model or base_url, then run the same command again; answers that came are kept."
+        )
+
+
+class ChatGenerator(_Api):
+    """Chat completions, `concurrency` at once; retries on 429, 5xx, time-outs and answers that cannot be read.
+
+    Args:
+        model (`str`): The API's name of the model.
+        base_url (`str`, *optional*): Any OpenAI-compatible endpoint; OpenAI's own by default.
+        concurrency (`int`): Calls under way at once.
+        timeout (`float`): Seconds for one call.
+        max_attempts (`int`): Calls for one question before it is given up for this run.
+        parameters: Sent with each call: `temperature`, `max_tokens` ...
+
+    Raises:
+        ValueError: While answering, if key, model or quota are refused, or nothing is answered any more.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        concurrency: int = 32,
+        timeout: float = 60.0,
+        max_attempts: int = 8,
+        **parameters: Any,
+    ) -> None:
+        super().__init__(model, base_url, **parameters)
+        self.concurrency, self.timeout, self.max_attempts = concurrency, timeout, max_attempts
+
+    def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
+        """Answer the questions, in the order in which the answers come."""
+        waiting = iter(questions)
+        loop = asyncio.new_event_loop()
+        client = self._client("AsyncOpenAI", timeout=self.timeout, max_retries=0)
+        calls: set[asyncio.Task] = set()
+        failures = 0
+        try:
+            while True:
+                calls |= {
+                    loop.create_task(self._ask(client, q)) for q in islice(waiting, self.concurrency - len(calls))
+                }
+                if not calls:
+                    return
+                done, calls = loop.run_until_complete(asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))
+                for question, outcome in _answers_first(done):
+                    failures = failures + 1 if isinstance(outcome, Failure) else 0
+                    yield question, outcome
+                    if isinstance(outcome, Failure) and failures >= _MAX_FAILURES_IN_A_ROW:
+                        raise ValueError(
+                            f"Expected answers from {self.base_url or 'the OpenAI API'}, but the last {failures} "
+                            f"questions got none ({outcome.reason}). Run the same command again when it answers."
+                        )
+        finally:
+            for call in calls:
+                call.cancel()
+            with suppress(RuntimeError):
+                loop.run_until_complete(asyncio.gather(*calls, client.close(), return_exceptions=True))
+            loop.close()
+
+    async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
+        """Ask until there is an answer, or the attempts are used up."""
+        import openai
+
+        reason = ""
+        for attempt in range(self.max_attempts):
+            delay = None
+            try:
+                call = client.chat.completions.create(model=self.name, messages=question.messages, **self.parameters)
+                return question, _answer_of(await asyncio.wait_for(call, self.timeout))
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                raise self._stop(error) from error
+            except openai.APIStatusError as error:
+                if error.code in ("insufficient_quota", "model_not_found", "invalid_api_key"):
+                    raise self._stop(error) from error
+                reason = f"HTTP {error.status_code}"
+                if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
+                    return question, Failure(self._hide_key(f"{reason}: {' '.join(str(error).split())[:200]}"))
+                delay = _retry_after(error.response.headers)
+            except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
+                reason = "time-out" if "Timeout" in type(error).__name__ else type(error).__name__
+            except (ValueError, AttributeError, TypeError, IndexError) as error:  # a body that is no chat completion
+                reason = f"unreadable answer ({type(error).__name__})"
+            if attempt + 1 < self.max_attempts:
+                backoff = min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
+                await asyncio.sleep(backoff if delay is None else delay)
+        return question, Failure(f"{self.max_attempts} attempts, the last: {reason}")
+
+
+def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer | Failure]]:
+    """Results of finished calls; one that was refused raises after the others' answers are out."""
+    for call in sorted(calls, key=lambda call: call.exception() is not None):
+        yield call.result()
+
+
+class BatchGenerator(_Api):
+    """The Batch API: half the price, answers within a day.
+
+    Batches carry a tag of model and parameters in their metadata. A run first collects what earlier batches of its tag
+    answered, and submits only what is then left: one that was cut short pays for nothing twice.
+
+    Args:
+        model (`str`): The API's name of the model.
+        base_url (`str`, *optional*): Any endpoint with a Batch API; OpenAI's own by default.
+        poll_seconds (`float`): Between two looks at a batch.
+        parameters: Sent with each request: `temperature`, `max_tokens` ...
+    """
+
+    def __init__(
+        self, model: str, base_url: str | None = None, *, poll_seconds: float = 30.0, **parameters: Any
+    ) -> None:
+        super().__init__(model, base_url, **parameters)
+        self.poll_seconds = poll_seconds
+        self._tag = hashlib.sha256(json.dumps([model, parameters], sort_keys=True).encode()).hexdigest()[:32]
+
+    def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
+        """Answer the questions, batch by batch; holds all of them in memory."""
+        import openai
+
+        waiting = {question.key: question for question in questions}
+        with self._client("OpenAI", max_retries=8) as client:
+            try:
+                for batch in client.batches.list(limit=100):
+                    if waiting and (batch.metadata or {}).get("hycir") == self._tag:
+                        for key, outcome in self._collect(client, batch.id):
+                            if key in waiting and isinstance(outcome, Answer):
+                                yield waiting.pop(key), outcome
+                left = iter(list(waiting.values()))
+                chunks = iter(lambda: list(islice(left, _BATCH_SIZE)), [])
+                submitted = [(self._submit(client, chunk), chunk) for chunk in chunks]
+                for batch_id, chunk in submitted:
+                    outcomes = dict(self._collect(client, batch_id))
+                    for question in chunk:
+                        yield question, outcomes.get(question.key, Failure("the batch ended without an answer"))
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                raise self._stop(error) from error
+
+    def _submit(self, client: Any, chunk: list[Question]) -> str:
+        requests = [
+            {
+                "custom_id": question.key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": self.name, "messages": question.messages, **self.parameters},
+            }
+            for question in chunk
+        ]
+        content = "".join(json.dumps(request, ensure_ascii=False) + "\n" for request in requests).encode()
+        file = client.files.create(file=("questions.jsonl", content), purpose="batch")
+        return client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"hycir": self._tag},
+        ).id
+
+    def _collect(self, client: Any, batch_id: str) -> Iterator[tuple[str, Answer | Failure]]:
+        """Wait for a batch, then read its answers and errors by question key."""
+        while (batch := client.batches.retrieve(batch_id)).status not in _BATCH_OVER:
+            time.sleep(self.poll_seconds)
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            for line in client.files.content(file_id).text.splitlines() if file_id else []:
+                with suppress(ValueError, KeyError):
+                    record = json.loads(line)
+                    yield record["custom_id"], _batch_outcome(record)
+
+
+def _batch_outcome(record: dict[str, Any]) -> Answer | Failure:
+    response = record.get("response") or {}
+    if response.get("status_code") != 200:
+        return Failure(f"HTTP {response.get('status_code')}: {json.dumps(record.get('error'))[:200]}")
+    from openai.types.chat import ChatCompletion
+
+    try:
+        return _answer_of(ChatCompletion.model_validate(response["body"]))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return Failure(f"unreadable answer ({type(error).__name__})")
+
+
+def _answer_of(completion: Any) -> Answer | Failure:
+    """Read a chat completion; raises if it is none."""
+    choice = completion.choices[0]
+    if choice.finish_reason == "content_filter":
+        return Failure("stopped by the endpoint's content filter")
+    text = choice.message.content
+    if not isinstance(text, str):
+        raise TypeError("the answer holds no text")
+    usage = completion.usage
+    return Answer(text, getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that the server asks to wait for; None where it does not say."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER)

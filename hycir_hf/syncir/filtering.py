@@ -1,0 +1,145 @@
+"""The filter in language space: does reference plus query text lead to the target?
+
+Paper: Pseudo Triplet Generation, third step. sem = sentence embedding; kept if
+cos(sem(reference caption) + sem(query text), sem(target caption)) >= 0.7.
+T triplets, D width of the sentence embedding. Triplets are columns: name -> one value for each triplet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+EmbedSentences = Callable[[list[str]], np.ndarray]
+"""Texts -> `(T, D)`; need not be unit vectors (BERT's mean-pooled ones are not)."""
+
+THRESHOLD = 0.7  # Paper: with BERT; another embedder wants another one, chosen by the share that it keeps
+EQUAL_CAPTIONS = "equal captions"
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """What a filter kept, and what it dropped with `reason`.
+
+    Args:
+        kept (`dict[str, list]`): Columns of the kept triplets, `similarity` among them.
+        dropped (`dict[str, list]`): The same columns and `reason`.
+    """
+
+    kept: dict[str, list[Any]]
+    dropped: dict[str, list[Any]]
+
+
+def filter_triplets(
+    triplets: Mapping[str, Sequence[Any]], embed_sentences: EmbedSentences, threshold: float = THRESHOLD
+) -> FilterResult:
+    """Drop triplets whose captions are equal or whose query text does not lead to the target caption.
+
+    Input columns: `reference_caption`, `query_text`, `target_caption`, and any others. Output columns: the same and
+    `similarity` in [-1, 1] (None where the captions are equal); of dropped triplets also `reason`.
+
+    Args:
+        triplets (`Mapping[str, Sequence]`): Columns of equal length.
+        embed_sentences (`Callable`): Texts -> `(T, D)`.
+        threshold (`float`): Lowest similarity that is kept, in [-1, 1].
+
+    Raises:
+        ValueError: If a column is missing, the columns differ in length, or the threshold is out of range.
+    """
+    columns = _checked(triplets)
+    references, targets = columns["reference_caption"], columns["target_caption"]
+    differs = np.array([not are_equal(a, b) for a, b in zip(references, targets, strict=True)], dtype=bool)
+    similarity: list[float | None] = [None] * len(references)
+    rows = np.flatnonzero(differs)
+    if len(rows):
+        reference, query, target = (
+            [columns[name][row] for row in rows] for name in ("reference_caption", "query_text", "target_caption")
+        )
+        for row, value in zip(rows, language_similarity(reference, query, target, embed_sentences), strict=True):
+            similarity[row] = float(value)
+    reasons = [None if is_different else EQUAL_CAPTIONS for is_different in differs]
+    return split_triplets({**columns, "similarity": similarity}, reasons, {"similarity": threshold})
+
+
+def split_triplets(
+    columns: Mapping[str, Sequence[Any]], reasons: Sequence[str | None], thresholds: Mapping[str, float]
+) -> FilterResult:
+    """Split triplets by scores that are already there: nothing is computed anew.
+
+    Args:
+        columns (`Mapping[str, Sequence]`): The triplets.
+        reasons (`Sequence[str | None]`): Why a triplet is out already; None leaves it to the scores.
+        thresholds (`Mapping[str, float]`): Score column -> lowest value that is kept.
+    """
+    for name, threshold in thresholds.items():
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"Expected a threshold of {name} in [-1, 1], but found {threshold}. Correct it.")
+    kept: dict[str, list[Any]] = {name: [] for name in columns}
+    dropped: dict[str, list[Any]] = {**{name: [] for name in columns}, "reason": []}
+    for row, given in enumerate(reasons):
+        reason = given or _reason_by_scores(columns, row, thresholds)
+        part = kept if reason is None else dropped
+        for name, values in columns.items():
+            part[name].append(values[row])
+        if reason is not None:
+            dropped["reason"].append(reason)
+    return FilterResult(kept, dropped)
+
+
+def low_score_reason(name: str) -> str:
+    """How the reason of a triplet that a score drops begins."""
+    return f"low {name}:"
+
+
+def _reason_by_scores(columns: Mapping[str, Sequence[Any]], row: int, thresholds: Mapping[str, float]) -> str | None:
+    for name, threshold in thresholds.items():
+        score = columns[name][row]
+        if score is None or not score >= threshold:
+            return f"{low_score_reason(name)} {'none' if score is None else f'{score:.4f}'} < {threshold:g}"
+    return None
+
+
+def language_similarity(
+    reference_captions: Sequence[str],
+    query_texts: Sequence[str],
+    target_captions: Sequence[str],
+    embed_sentences: EmbedSentences,
+) -> np.ndarray:
+    """Compute cos(sem(reference) + sem(query), sem(target)); each different text is embedded once.
+
+    Returns:
+        `np.ndarray` of shape `(T,)`, float32, in [-1, 1].
+    """
+    different = sorted({*reference_captions, *query_texts, *target_captions})
+    row_of_text = {text: row for row, text in enumerate(different)}
+    embedded = np.asarray(embed_sentences(different), dtype=np.float32)  # (texts, D)
+    reference, query, target = (
+        embedded[[row_of_text[text] for text in texts]] for texts in (reference_captions, query_texts, target_captions)
+    )
+    return cosine(reference + query, target)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of the rows of two arrays `(T, D)`: `(T,)`, 0 where a row is all zero."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1.0), -1.0, 1.0).astype(np.float32)
+
+
+def are_equal(reference_caption: str, target_caption: str) -> bool:
+    """Whether two captions say the same: letters alike, case and outer spaces aside (paper: equal-caption rule)."""
+    return reference_caption.strip().lower() == target_caption.strip().lower()
+
+
+def _checked(triplets: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    missing = [name for name in ("reference_caption", "query_text", "target_caption") if name not in triplets]
+    if missing:
+        raise ValueError(
+            f"Expected triplets with the columns reference_caption, query_text and target_caption, but {missing} are "
+            f"missing (found: {list(triplets)}). Rename them."
+        )
+    columns = {name: list(values) for name, values in triplets.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Expected columns of equal length, but found {lengths}. Pass one value for each triplet.")
+    return columns

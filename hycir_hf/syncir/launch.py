@@ -1,0 +1,42 @@
+"""SynCir in the processes of `accelerate launch`: they share features and captions, the first does the rest."""
+
+import os
+from typing import Any
+
+from .pipeline import SynCirRun
+
+
+def default_device() -> str:
+    """A GPU where there is one: this process's own under `accelerate launch`."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def run_launched(run: SynCirRun, until: str | None, num_shards: int, shard_index: int) -> dict[str, Any] | None:
+    """Run SynCir in this process, or in all that were launched together.
+
+    Args:
+        run (`SynCirRun`): The same in every process.
+        until (`str`, *optional*): End after this stage.
+        num_shards (`int`): Processes of a job array, where nothing was launched.
+        shard_index (`int`): Which of them this is.
+
+    Returns:
+        `dict`: The recipe; None in the other processes and where the run ends early.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return run.run(until, num_shards, shard_index)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=run.device == "cpu")
+    for stage in ("features", "pairs", "captions"):
+        if stage != "pairs":
+            run.run(stage, state.num_processes, state.process_index)
+        elif state.is_main_process:
+            run.run(stage)
+        state.wait_for_everyone()
+        if stage == until:
+            return None
+    return run.run(until) if state.is_main_process else None

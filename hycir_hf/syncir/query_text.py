@@ -1,0 +1,157 @@
+"""Query texts: what an LLM is asked, and what of its answer can be used.
+
+Paper: Pseudo Triplet Generation, second step: the LLM sees the two captions and writes a short instruction that leads
+from the reference caption to the target caption.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Messages = list[dict[str, Any]]
+"""A chat as the OpenAI-compatible APIs take it."""
+
+MAX_WORDS = 40  # longer answers explain or tell a story
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How an LLM is asked for a query text.
+
+    Args:
+        name (`str`): Kept with each triplet.
+        instruction (`str`): What to do; the system message, or the head of the only message where there are examples.
+        examples (`Sequence[tuple[str, str, str]]`): Worked examples: reference caption, target caption, query text.
+    """
+
+    name: str
+    instruction: str
+    examples: Sequence[tuple[str, str, str]] = ()
+
+    def messages(self, reference_caption: str, target_caption: str, image_urls: Sequence[str] = ()) -> Messages:
+        """Write the chat that asks for one query text.
+
+        Args:
+            reference_caption (`str`): Caption of the reference image.
+            target_caption (`str`): Caption of the target image.
+            image_urls (`Sequence[str]`): Reference and target picture (`data:` or other URLs) for a vision model; it
+                then sees the pictures in place of the captions.
+        """
+        turns: Messages = [{"role": "system", "content": self.instruction}]
+        for reference, target, query_text in self.examples:
+            turns.append({"role": "user", "content": _question(reference, target)})
+            turns.append({"role": "assistant", "content": query_text})
+        if image_urls:
+            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
+            text = {"type": "text", "text": "The first picture is the reference, the second the target.\nInstruction:"}
+            turns.append({"role": "user", "content": [*pictures, text]})
+        else:
+            turns.append({"role": "user", "content": _question(reference_caption, target_caption)})
+        return turns
+
+
+def _question(reference_caption: str, target_caption: str) -> str:
+    return f"Reference caption: {reference_caption}\nTarget caption: {target_caption}\nInstruction:"
+
+
+# Paper: Figure 3 asks GPT-3.5 for a short instruction from one caption to the other; its words are not repeated here.
+PAPER_PROMPT = Prompt(
+    "paper",
+    "You are given the captions of two pictures, a reference and a target. Write one short instruction that says how "
+    "to change the reference picture so that it becomes the target picture. Name only what changes, do not describe "
+    "what stays the same, and do not mention the captions. Answer with the instruction alone, in at most 20 words.",
+)
+
+FEW_SHOT_PROMPT = Prompt(
+    "few_shot",
+    "Write one short instruction that turns the reference picture into the target picture.",
+    (
+        ("a black dog running on a beach", "a black dog running in the snow", "Put the dog in the snow."),
+        ("a red bus parked on a street", "two red buses parked on a street", "Add a second bus."),
+        ("a woman holding an umbrella", "a man holding a book", "Make it a man and replace the umbrella with a book."),
+    ),
+)
+
+VISION_PROMPT = Prompt(
+    "vision",
+    "You see two pictures, a reference and a target. Write one short instruction that says how to change the reference "
+    "so that it becomes the target. Name only what changes. Answer with the instruction alone, in at most 20 words.",
+)
+
+PROMPTS = {prompt.name: prompt for prompt in (PAPER_PROMPT, FEW_SHOT_PROMPT, VISION_PROMPT)}
+
+_LABEL = re.compile(
+    r"^(?:\W*)(?:short |edit(?:ing)? |final |the )*(?:instructions?|query(?: text)?|modification(?: text)?|answer|edit|"
+    r"change|output|text)\s*(?:\(?\d*\)?)\s*[:\-–—]\s*",
+    re.IGNORECASE,
+)
+_BULLET = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
+_PREFACE = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|the instruction)\b.*:\s*$", re.IGNORECASE
+)
+_INLINE_PREFACE = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok)[!,.]\s*(?:here(?:'s| is| are)[^:]*:\s*)?", re.IGNORECASE
+)
+_EXPLANATION = re.compile(
+    r"\s*[(\[]?\b(?:explanation|note|reason|reasoning|rationale)\s*:.*$", re.IGNORECASE | re.DOTALL
+)
+_REFUSAL = re.compile(
+    r"\b(?:as an ai|language model|i(?:'m| am) (?:sorry|unable|not able)|i (?:cannot|can't|can not|apologi[sz]e)|"
+    r"unable to (?:help|assist|comply)|no instruction (?:is )?(?:needed|necessary))\b",
+    re.IGNORECASE,
+)
+_PROMPT_WORDS = re.compile(
+    r"\b(?:reference|target|first|second) (?:caption|picture|image)s?\b|\bcaptions?\s*:", re.IGNORECASE
+)
+_QUOTES = "\"'`“”‘’«»*_ \t"
+
+
+def parse_query_text(
+    answer: str, reference_caption: str, target_caption: str, example_texts: Sequence[str] = ()
+) -> tuple[str | None, str | None]:
+    """Take the query text out of an LLM's answer.
+
+    Args:
+        answer (`str`): As it came.
+        reference_caption (`str`): To recognise an echo.
+        target_caption (`str`): To recognise an echo.
+        example_texts (`Sequence[str]`): The prompt's worked answers, which small models like to repeat.
+
+    Returns:
+        The query text and None, or None and the reason for which the answer cannot be used.
+    """
+    text = _first_statement(answer)
+    plain = _plain(text)
+    if not plain:
+        return None, "empty answer"
+    if _REFUSAL.search(text):
+        return None, "refusal"
+    if plain in (_plain(reference_caption), _plain(target_caption)):
+        return None, "repeats a caption"
+    if plain in {_plain(example) for example in example_texts}:
+        return None, "repeats an example"
+    if _PROMPT_WORDS.search(text):
+        return None, "speaks of the prompt"
+    if len(plain.split()) > MAX_WORDS:
+        return None, f"longer than {MAX_WORDS} words"
+    return text, None
+
+
+def _first_statement(answer: str) -> str:
+    """The first line that says something, without label, bullet, quotes and explanation."""
+    lines = [line.strip() for line in answer.replace("```", "\n").splitlines()]
+    for line in lines:
+        if _PREFACE.match(line):
+            continue
+        line = _BULLET.sub("", line)
+        line = _LABEL.sub("", _INLINE_PREFACE.sub("", line))
+        line = _BULLET.sub("", _EXPLANATION.sub("", line)).strip(_QUOTES)
+        if line:
+            return " ".join(line.split())
+    return ""
+
+
+def _plain(text: str) -> str:
+    """Words in lower case, without punctuation."""
+    return " ".join(re.findall(r"\w+", text.lower()))
