@@ -120,10 +120,7 @@ class ChatGenerator(_Api):
                             f"questions got none ({outcome.reason}). Run the same command again when it answers."
                         )
         finally:
-            for call in calls:
-                call.cancel()
-            with suppress(RuntimeError):
-                loop.run_until_complete(asyncio.gather(*calls, client.close(), return_exceptions=True))
+            loop.run_until_complete(_end(calls, client))
             loop.close()
 
     async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
@@ -153,6 +150,13 @@ class ChatGenerator(_Api):
                 backoff = min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(backoff if delay is None else delay)
         return question, Failure(f"{self.max_attempts} attempts, the last: {reason}")
+
+
+async def _end(calls: set[asyncio.Task], client: Any) -> None:
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await client.close()
 
 
 def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer | Failure]]:

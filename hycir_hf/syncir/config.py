@@ -19,6 +19,7 @@ class SynCirConfig:
         max_similarity (`float`): See `find_image_pairs`.
         min_similarity_gap (`float`): See `find_image_pairs`.
         group_size (`int`): See `find_image_pairs`.
+        max_pairs (`int`, *optional*): At most so many pairs, drawn at random; all by default.
         captioner (`str`): Captioning model (paper: BLIP).
         caption_column (`str`, *optional*): Column of the images' data set that holds captions already.
         api (`str`): "chat" (completions, many at once), "batch" (Batch API) or "local" (a `transformers` model here).
@@ -48,6 +49,7 @@ class SynCirConfig:
     max_similarity: float = 0.94
     min_similarity_gap: float = 0.002
     group_size: int = 6
+    max_pairs: int | None = None
     captioner: str = "Salesforce/blip-image-captioning-base"
     caption_column: str | None = None
     api: str = "chat"
@@ -91,6 +93,7 @@ class SynCirConfig:
             ),
             ("min_similarity_gap", "at least 0", self.min_similarity_gap >= 0),
             ("group_size", "at least 3", self.group_size >= 3),
+            ("max_pairs", "a whole number of at least 1", _is_count_or_none(self.max_pairs)),
             ("temperature", "at least 0", self.temperature >= 0),
             ("timeout", "above 0", self.timeout > 0),
             ("num_workers", "at least 0", self.num_workers >= 0),
@@ -154,6 +157,10 @@ def _typed(name: str, value: Any, cls: type) -> Any:
     if converted != float(value):
         raise ValueError(f"Expected {name} as {wanted.__name__}, but found {value!r}. Correct it.")
     return converted
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and value >= 1)
 
 
 def _are_examples(examples: Any) -> bool:

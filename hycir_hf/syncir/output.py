@@ -166,7 +166,7 @@ def _write_texts(staging: Path, result: FilterResult, recipe: dict[str, Any], lo
     (staging / "README.md").write_text(render_card(result, recipe, examples), encoding="utf-8")
     report = render_report(result, recipe, lambda id_: _picture_or_none(load_picture, id_))
     (staging / "report.html").write_text(report, encoding="utf-8", errors="backslashreplace")
-    text = json.dumps(recipe, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
     (staging / RECIPE).write_text(text, encoding="utf-8")
 
 

@@ -209,7 +209,7 @@ class SynCirRun:
     @cached_property
     def _pairs_place(self) -> Path:
         config = self.config
-        rule = [config.max_similarity, config.min_similarity_gap, config.group_size, config.seed]
+        rule = [config.max_similarity, config.min_similarity_gap, config.group_size, config.max_pairs, config.seed]
         key = hashlib.sha256(json.dumps([str(self._features.directory.name), rule]).encode()).hexdigest()
         return self.work / "pairs" / f"{key[:16]}.npz"
 
@@ -238,14 +238,18 @@ class SynCirRun:
                 f"Expected subgroups of {config.group_size} similar images, but {len(rows)} images give none. Take "
                 "more images, or a smaller group_size, or a higher max_similarity."
             )
+        num_pairs = len(pairs)
+        if config.max_pairs is not None:
+            chosen = np.sort(np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs])
+            pairs, group_ids = pairs[chosen], group_ids[chosen]
         self._pairs_place.parent.mkdir(parents=True, exist_ok=True)
         aside = self._pairs_place.with_suffix(".tmp.npz")
-        np.savez(aside, pairs=rows[pairs], group_ids=group_ids, num_groups=len(groups))
+        np.savez(aside, pairs=rows[pairs], group_ids=group_ids, num_groups=len(groups), num_pairs=num_pairs)
         aside.replace(self._pairs_place)
 
     @cached_property
     def _pairs(self) -> dict[str, np.ndarray]:
-        """`pairs` (P, 2) as rows of the source, `group_ids` (P,), `num_groups`."""
+        """`pairs` (P, 2) as rows of the source, `group_ids` (P,), `num_groups`, `num_pairs` (before max_pairs)."""
         if not self._pairs_place.exists():
             raise ValueError("Expected the pairs, but they are not there yet. Run the stage 'pairs' first.")
         with np.load(self._pairs_place) as stored:
@@ -508,12 +512,13 @@ class SynCirRun:
         )
         config = self.config
         size = config.group_size
-        counts = {
+        counts: dict[str, Any] = {
             "images": len(self.source.ids),
             "unreadable_images": len(self._features.reasons()),
             "groups": int(self._pairs["num_groups"]),
             "pairs_with_repeats": int(self._pairs["num_groups"]) * (2 * size - 3),
-            "pairs": total,
+            "pairs": int(self._pairs["num_pairs"]),
+            **({} if config.max_pairs is None else {"pairs_drawn": total}),
             "equal_captions": reasons.count(EQUAL_CAPTIONS),
             **counts,
             "triplets": len(rows),

@@ -1,5 +1,7 @@
 """What a person reads of a SynCir data set: its card and its report page."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
@@ -19,6 +21,7 @@ _NAMES_OF_COUNTS = {
     "groups": "subgroups of similar images",
     "pairs_with_repeats": "pairs of the subgroups",
     "pairs": "pairs without repeats",
+    "pairs_drawn": "of those drawn at random",
     "equal_captions": "dropped: equal captions",
     "questions": "different questions to the LLM",
     "answered": "questions answered",
@@ -80,11 +83,13 @@ def render_card(result: FilterResult, recipe: dict[str, Any], examples: Sequence
     versions = ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
     parts = (("triplets", kept), ("dropped", result.dropped))  # a part without rows has no file
     names = [*(name for name, part in parts if part["triplet_id"]), "images"]
+    # `datasets` finds its cache by these lines alone: they must differ where the data do.
+    state = "data " + hashlib.sha256(json.dumps([recipe["key"], recipe["thresholds"]]).encode()).hexdigest()[:12]
     configs = "\n".join(
-        f"- config_name: {name}\n  data_files:\n  - {{split: train, path: "
+        f"- config_name: {name}\n  description: {state}\n  data_files:\n  - {{split: train, path: "
         f"{'images/part-*' if name == 'images' else name}.parquet}}"
         for name in names
-    ).replace("data_files", "default: true\n  data_files", 1)
+    ).replace("description", "default: true\n  description", 1)
     return f"""---
 configs:
 {configs}

@@ -1,0 +1,505 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import build_model, build_processor
+from datasets import Dataset, Features, Image, Value, load_dataset
+from fake_llm import FakeLLM, answer_to
+from PIL import Image as PILImage
+
+from hycir_hf.cli import main
+from hycir_hf.retrieval import FolderSource, open_source
+from hycir_hf.syncir import (
+    Answer,
+    ChatGenerator,
+    ComposedCheck,
+    PictureCheck,
+    SynCirConfig,
+    SynCirModels,
+    SynCirRun,
+    build_triplets,
+    refilter,
+)
+from hycir_hf.syncir import chat as chat_module
+from hycir_hf.syncir import pipeline as pipeline_module
+
+COLOURS = ("red", "green", "blue", "grey", "dark", "light")
+NUM_IMAGES = 30
+
+
+def picture(number):
+    values = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return PILImage.fromarray(values)
+
+
+def embed_images(images):
+    pixels = np.stack([np.asarray(image.resize((8, 8)), dtype=np.float32).reshape(-1) / 255 for image in images])
+    return pixels @ np.random.default_rng(0).normal(size=(192, 16)).astype(np.float32)
+
+
+def caption(images):
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    return [f"a {COLOURS[d[0] % 6]} thing on {d[1] % 3}" for d in digests]
+
+
+def embed_sentences(texts):
+    words = [[np.random.default_rng(sum(word.encode())).normal(size=12) for word in text.split()] for text in texts]
+    return np.stack([np.mean(word, axis=0) for word in words]).astype(np.float32)
+
+
+class Echo:
+    """Answers in the process, and counts what it is asked."""
+
+    name, parameters, pool_size = "echo", {}, 1
+
+    def __init__(self):
+        self.asked = Counter()
+
+    def __call__(self, questions):
+        for question in questions:
+            self.asked[question.key] += 1
+            yield question, Answer(answer_to(question.messages), 10, 3)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "_IMAGE_BLOCK", 8)
+    monkeypatch.setattr(pipeline_module, "_TEXT_BLOCK", 16)
+    monkeypatch.setattr(chat_module, "_FIRST_DELAY", 0.01)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for number in range(NUM_IMAGES):
+        picture(number).save(root / f"{number:02d}.png")
+    return root
+
+
+def models(generate=None, checks=()):
+    return SynCirModels(embed_images, caption, generate or Echo(), embed_sentences, list(checks))
+
+
+def config(**settings):
+    return SynCirConfig(**{"threshold": 0.5, "num_workers": 0, "batch_size": 4, "llm": "m", **settings})
+
+
+def run(images, output, generate=None, checks=(), **settings):
+    return build_triplets(images, output, config(**settings), models(generate, checks), progress=False)
+
+
+def contents(output):
+    files = sorted(path for path in Path(output).rglob("*") if path.is_file() and ".work" not in path.parts)
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
+
+
+# --- the data set -----------------------------------------------------------------------------------------------------
+
+
+def test_images_become_a_data_set_of_triplets(folder, tmp_path, small_blocks):
+    recipe = run(folder, tmp_path)
+    counts = recipe["counts"]
+    triplets = load_dataset(str(tmp_path), "triplets", split="train")
+    dropped = load_dataset(str(tmp_path), "dropped", split="train")
+    images = load_dataset(str(tmp_path), "images", split="train")
+    assert counts["images"] == len(images) == NUM_IMAGES and counts["groups"] > NUM_IMAGES / 2
+    assert counts["kept"] == len(triplets) > 0 and len(triplets) + len(dropped) == counts["pairs"]
+    assert sorted([*triplets["triplet_id"], *dropped["triplet_id"]]) == list(range(counts["pairs"]))
+    captions = dict(zip(images["image_id"], images["caption"], strict=True))
+    for row in triplets:
+        assert captions[row["reference_id"]] == row["reference_caption"] != row["target_caption"]
+        assert captions[row["target_id"]] == row["target_caption"]
+        assert row["query_text"] == row["answer"].removeprefix("Instruction: ") and row["similarity"] >= 0.5
+    assert {reason.split(":")[0] for reason in dropped["reason"]} == {"equal captions", "low similarity"}
+    streamed = list(load_dataset(str(tmp_path), "triplets", split="train", streaming=True))
+    assert streamed == list(triplets)
+
+
+def test_each_picture_is_stored_once_and_as_it_was(folder, tmp_path, small_blocks):
+    run(folder, tmp_path)
+    images = load_dataset(str(tmp_path), "images", split="train").cast_column("image", Image(decode=False))
+    assert images[3]["image"]["bytes"] == (folder / images[3]["image_id"]).read_bytes()
+    assert images["image_id"] == sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_may_stay_where_they_are(folder, tmp_path, small_blocks):
+    run(folder, tmp_path, store_images="reference")
+    assert pq.read_schema(tmp_path / "images/part-00000.parquet").names == ["image_id", "caption"]
+    assert folder.name in (tmp_path / "README.md").read_text()
+
+
+def test_a_broken_picture_is_left_out_and_counted(folder, tmp_path, small_blocks):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in folder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "00.png").write_bytes(b"no picture")
+    recipe = run(broken, tmp_path / "out")
+    assert recipe["counts"]["unreadable_images"] == 1
+    assert "00.png" not in load_dataset(str(tmp_path / "out"), "images", split="train")["image_id"]
+    recipe = build_triplets(broken, tmp_path / "workers", config(num_workers=2), models(), progress=False)
+    assert recipe["counts"]["unreadable_images"] == 1
+
+
+def test_equal_captions_cost_no_call_and_equal_questions_are_asked_once(folder, tmp_path, small_blocks):
+    generate = Echo()
+    recipe = run(folder, tmp_path, generate)
+    rows = (
+        pq.read_table(tmp_path / "triplets.parquet").to_pylist()
+        + pq.read_table(tmp_path / "dropped.parquet").to_pylist()
+    )
+    different = {
+        (r["reference_caption"], r["target_caption"]) for r in rows if r["reference_caption"] != r["target_caption"]
+    }
+    assert len(generate.asked) == len(different) == recipe["counts"]["questions"] < recipe["counts"]["pairs"]
+    assert set(generate.asked.values()) == {1}
+
+
+def test_a_random_part_of_the_pairs_is_enough_for_a_try(folder, tmp_path, small_blocks):
+    run(folder, tmp_path / "all", threshold=-1)
+    recipe = run(folder, tmp_path / "part", threshold=-1, max_pairs=20)
+    pairs = [
+        {(row["reference_id"], row["target_id"]) for row in pq.read_table(tmp_path / name / "triplets.parquet").to_pylist()}
+        for name in ("all", "part")
+    ]
+    assert pairs[1] < pairs[0] and recipe["counts"]["pairs_drawn"] == 20 < recipe["counts"]["pairs"]
+
+
+def test_captions_may_come_from_a_column(folder, tmp_path, small_blocks):
+    rows = [{"image_id": p.name, "image": {"bytes": p.read_bytes(), "path": None}} for p in sorted(folder.iterdir())]
+    features = Features({"image_id": Value("string"), "image": Image(), "said": Value("string")})
+    said = [f"thing {number} in red" for number in range(len(rows))]
+    Dataset.from_list([{**r, "said": s} for r, s in zip(rows, said, strict=True)], features=features).to_parquet(
+        tmp_path / "data.parquet"
+    )
+    recipe = run(str(tmp_path / "data.parquet"), tmp_path / "out", caption_column="said")
+    assert load_dataset(str(tmp_path / "out"), "images", split="train")["caption"][:] == said
+    assert recipe["captions_by"] == "the column `said`"
+    with pytest.raises(ValueError, match="caption_column"):
+        run(folder, tmp_path / "no", caption_column="said")
+    with pytest.raises(ValueError, match="column 'other'"):
+        run(str(tmp_path / "data.parquet"), tmp_path / "no", caption_column="other")
+
+
+def test_too_few_similar_images_stop_before_anything_is_paid(folder, tmp_path, small_blocks):
+    generate = Echo()
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(4):
+        picture(number).save(few / f"{number}.png")
+    with pytest.raises(ValueError, match="subgroups of 6 similar images, but 4 images give none"):
+        run(few, tmp_path / "out", generate)
+    for number in range(20):
+        picture(0).save(few / f"{number}.png")
+    with pytest.raises(ValueError, match="give none"):
+        run(few, tmp_path / "out", generate)
+    assert not generate.asked
+
+
+def test_a_vision_model_sees_the_pictures(folder, tmp_path, small_blocks):
+    with FakeLLM() as server:
+        recipe = run(folder, tmp_path, ChatGenerator("m", server.url), prompt="vision")
+        content = server.requests[0]["messages"][-1]["content"]
+    assert content[0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert recipe["counts"]["answered"] == recipe["counts"]["questions"]
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_data_set_is_left_as_it_is(folder, tmp_path, small_blocks):
+    generate = Echo()
+    first = run(folder, tmp_path, generate)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert run(folder, tmp_path, generate) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
+
+
+def test_another_threshold_asks_nothing_again(folder, tmp_path, small_blocks):
+    generate = Echo()
+    run(folder, tmp_path, generate)
+    asked = dict(generate.asked)
+    assert run(folder, tmp_path, generate, threshold=0.9)["thresholds"] == {"similarity": 0.9}
+    assert dict(generate.asked) == asked
+
+
+def _run_in_child(folder, output, url):
+    run(folder, output, ChatGenerator("m", url, concurrency=4))
+    os._exit(0)
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
+    chance = random.Random(0)
+    with FakeLLM(latency=0.01) as server:
+        start = time.monotonic()
+        _join(_start(folder, tmp_path / "whole", server.url))
+        seconds = time.monotonic() - start
+        kills = 0
+        for output in (tmp_path / "killed a", tmp_path / "killed b"):
+            server.answered.clear()
+            own_kills = 0
+            for _ in range(10):
+                child = _start(folder, output, server.url)
+                child.join(chance.uniform(0.1, 0.6) * seconds)
+                if child.exitcode is not None:
+                    break
+                child.kill()
+                child.join()
+                own_kills += 1
+            _join(_start(folder, output, server.url))
+            asked_again = sum(count - 1 for count in server.answered.values())
+            assert asked_again <= 4 * own_kills  # at most the calls in flight
+            assert contents(tmp_path / "whole") == contents(output)
+            kills += own_kills
+    assert kills >= 2
+
+
+def _start(folder, output, url):
+    child = multiprocessing.get_context("fork").Process(target=_run_in_child, args=(folder, output, url))
+    child.start()
+    return child
+
+
+def _join(child):
+    child.join(120)
+    assert child.exitcode == 0
+
+
+def test_questions_without_an_answer_are_listed_and_asked_again(folder, tmp_path, small_blocks):
+    with FakeLLM(fault_share=0.5, faults=["500"], seed=3) as server:
+        generate = ChatGenerator("m", server.url, max_attempts=1, concurrency=2)
+        recipe = run(folder, tmp_path, generate)
+        counts = recipe["counts"]
+        reasons = pq.read_table(tmp_path / "dropped.parquet")["reason"].to_pylist()
+        assert counts["answered"] < counts["questions"] and "no answer: 1 attempts, the last: HTTP 500" in reasons
+        server.fault_share = 0.0
+        counts = run(folder, tmp_path, generate)["counts"]
+        assert counts["answered"] == counts["questions"] and set(server.answered.values()) == {1}
+
+
+# --- shards and stages ------------------------------------------------------------------------------------------------
+
+
+def test_shards_give_the_same_bytes_as_one_process(folder, tmp_path, small_blocks):
+    run(folder, tmp_path / "one")
+    generate = Echo()
+    sharded = lambda: SynCirRun(folder, tmp_path / "shards", config(), models(generate), progress=False)  # noqa: E731
+    with pytest.raises(ValueError, match="'features' to be whole"):
+        sharded().run("captions", 3, 1)
+    for stage in ("features", "pairs", "captions", "query_texts"):
+        for shard in range(1 if stage == "pairs" else 3):
+            sharded().run(stage, *((1, 0) if stage == "pairs" else (3, shard)))
+    assert set(generate.asked.values()) == {1}
+    sharded().run()
+    assert contents(tmp_path / "one") == contents(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere",), "a stage of"),
+        ((None, 2, 0), "a stage of"),
+        (("pairs", 2, 0), "share"),
+        (("features", 2, 2), "shard index"),
+    ],
+)
+def test_wrong_shards(folder, tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        SynCirRun(folder, tmp_path, config(), models()).run(*arguments)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_shares_the_stages(folder, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_syncir_pipeline import config, models\n"
+        "from hycir_hf.syncir import SynCirRun\n"
+        "from hycir_hf.syncir.launch import run_launched\n"
+        f"run = SynCirRun({str(folder)!r}, {str(tmp_path / 'two')!r}, config(), models(), progress=False)\n"
+        "run_launched(run, None, 1, 0)\n"
+    )
+    run(folder, tmp_path / "one")
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_estimate_counts_before_anything_is_paid(folder, tmp_path, small_blocks):
+    generate = Echo()
+    before = SynCirRun(folder, tmp_path, config(), models(generate), progress=False).estimate()
+    assert not generate.asked and before.answered == 0 and before.questions > 10
+    assert before.prompt_tokens > 50 * before.questions and before.cost(1.0, 0.0) == before.prompt_tokens / 1e6
+    run(folder, tmp_path, generate)
+    after = SynCirRun(folder, tmp_path, config(), models(generate), progress=False).estimate()
+    assert (after.questions, after.answered, after.prompt_tokens) == (before.questions, before.questions, 0)
+
+
+# --- filter, checks, report -------------------------------------------------------------------------------------------
+
+
+def test_refilter_equals_a_run_with_that_threshold(folder, tmp_path, small_blocks):
+    run(folder, tmp_path / "a")
+    run(folder, tmp_path / "b", threshold=0.8)
+    recipe = refilter(tmp_path / "a", {"similarity": 0.8})
+    a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert recipe["counts"] == json.loads(b["recipe.json"])["counts"]
+    assert {name: a[name] for name in ("triplets.parquet", "dropped.parquet")} == {
+        name: b[name] for name in ("triplets.parquet", "dropped.parquet")
+    }
+    refilter(tmp_path / "a", {"similarity": 0.5})
+    run(folder, tmp_path / "c")
+    assert contents(tmp_path / "a") == contents(tmp_path / "c")
+
+
+def test_datasets_cache_never_gives_an_older_state(folder, tmp_path, small_blocks):
+    first = run(folder, tmp_path / "a" / "same name")
+    run(folder, tmp_path / "b" / "same name", threshold=0.7)
+    read = lambda part: len(load_dataset(str(tmp_path / part / "same name"), "triplets", split="train"))  # noqa: E731
+    assert read("a") == first["counts"]["kept"] > read("b")
+    kept = refilter(tmp_path / "a" / "same name", {"similarity": 0.6})["counts"]["kept"]
+    assert read("a") == kept < first["counts"]["kept"]
+
+
+def test_a_filter_that_keeps_all_or_nothing_leaves_a_readable_data_set(folder, tmp_path, small_blocks):
+    run(folder, tmp_path, threshold=1.0)
+    assert not (tmp_path / "triplets.parquet").exists()
+    assert len(load_dataset(str(tmp_path), "dropped", split="train")) > 0
+    refilter(tmp_path, {"similarity": 0.5})
+    assert len(load_dataset(str(tmp_path), "triplets", split="train")) > 0
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"), [({"other": 0.5}, "scores of"), ({"similarity": 2.0}, "in \\[-1, 1\\]")]
+)
+def test_refilter_names_what_is_wrong(folder, tmp_path, small_blocks, thresholds, words):
+    run(folder, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        refilter(tmp_path, thresholds)
+    assert contents(tmp_path) == before
+    with pytest.raises(ValueError, match=r"no recipe\.json"):
+        refilter(tmp_path / "images", {"similarity": 0.5})
+
+
+def test_pictures_have_a_say_when_asked(folder, tmp_path, small_blocks):
+    model, processor = build_model(), build_processor()
+    checks = [ComposedCheck(model, processor, -1.0), PictureCheck(model, processor, -1.0, -1.0)]
+    run(folder, tmp_path, checks=checks)
+    rows = pq.read_table(tmp_path / "triplets.parquet").to_pylist()
+    source = FolderSource(folder)
+    row = rows[5]
+    reference, target = (source.load(source.ids.index(row[f"{side}_id"])) for side in ("reference", "target"))
+    composed = model.get_composed_features(**processor(images=[reference], text=[row["query_text"]]))
+    image, other = (model.get_image_features(**processor(images=[p]))[0] for p in (target, reference))
+    assert row["composed_similarity"] == pytest.approx(float(composed[0] @ image), abs=1e-5)
+    text = model.get_text_features(**processor(text=[row["query_text"]], compose=False))[0]
+    assert row["query_gain"] == pytest.approx(float(text @ image - text @ other), abs=1e-5)
+    middle = sorted(r["query_gain"] for r in rows)[len(rows) // 2]
+    counts = refilter(tmp_path, {"query_gain": middle})["counts"]
+    assert 0 < counts["kept"] < len(rows) and counts["dropped"]["low query_gain"] > 0
+
+
+def test_card_and_report_say_how_it_was_made(folder, tmp_path, small_blocks):
+    recipe = run(folder, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    configs = yaml.safe_load(card.split("---")[1])["configs"]
+    assert [c["config_name"] for c in configs] == ["triplets", "dropped", "images"] and configs[0]["default"]
+    assert f"{recipe['counts']['kept']:,} triplets" in card and "`echo`" in card and "| 0.5 |" in card
+    assert len(list((tmp_path / "assets").iterdir())) == 12
+    report = (tmp_path / "report.html").read_text()
+    assert report.count('class="triplet"') == 40 and "<svg" in report and "threshold 0.5" in report
+    assert str(tmp_path) not in card + report and str(folder.parent) not in card + report
+
+
+def test_html_in_an_answer_stays_text(folder, tmp_path, small_blocks):
+    class Evil(Echo):
+        def __call__(self, questions):
+            for question in questions:
+                yield question, Answer("<script>alert(1)</script> | now")
+
+    run(folder, tmp_path, Evil(), threshold=-1)
+    assert "<script>" not in (tmp_path / "report.html").read_text()
+    assert "<script>" not in (tmp_path / "README.md").read_text()
+
+
+# --- settings and command line ----------------------------------------------------------------------------------------
+
+
+def test_settings_come_from_yaml_and_complain_all_at_once(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("threshold: 8e-1\ngroup_size: 5\nbase_url: http://x/v1\n")
+    settings = SynCirConfig.from_yaml(path, group_size=4)
+    assert (settings.threshold, settings.group_size, settings.base_url) == (0.8, 4, "http://x/v1")
+    with pytest.raises(ValueError, match=r"threshold must be .*; .*concurrency must be at least 1"):
+        SynCirConfig(threshold=3, concurrency=0)
+    for text, words in (
+        ("thershold: 1", "thershold"),
+        ("- a", "mapping"),
+        ("a: [", "YAML"),
+        ("seed: x", "seed as int"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            SynCirConfig.from_yaml(path)
+
+
+def test_examples_replace_the_prompts_own():
+    prompt = config(prompt="few_shot", examples=[["a cat", "a dog", "make it a dog"]]).build_prompt()
+    assert [turn["content"] for turn in prompt.messages("x", "y")][2] == "make it a dog"
+    with pytest.raises(ValueError, match="examples must be"):
+        config(examples=[["a", "b"]])
+
+
+def test_the_command_runs_estimates_and_refilters(folder, tmp_path, small_blocks, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline_module, "SynCirModels", lambda: models(Echo()))
+    command = [
+        "syncir",
+        str(folder),
+        "--output",
+        str(tmp_path / "out"),
+        "--set",
+        "num_workers=0",
+        "--set",
+        "threshold=0.5",
+    ]
+    assert main([*command, "--estimate", "--prices", "0.5", "1.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"] > 0
+    assert main(command) == 0
+    assert "triplets kept" in capsys.readouterr().out
+    assert main(["syncir", "refilter", str(tmp_path / "out"), "--threshold", "0.9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["thresholds"] == {"similarity": 0.9}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a"], ["a", "b", "--output", "o"], ["refilter", "a"], ["refilter", "nowhere", "--threshold", "0.5"]],
+)
+def test_wrong_usage_is_one_line(arguments, capsys):
+    assert main(["syncir", *arguments]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_data_set_of_images_is_opened_by_path_and_split(folder, tmp_path):
+    assert len(open_source(str(folder)).ids) == NUM_IMAGES

@@ -1,0 +1,65 @@
+import pytest
+
+from hycir_hf.syncir import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, parse_query_text
+from hycir_hf.syncir.query_text import MAX_WORDS
+
+REFERENCE, TARGET = "a black dog on a beach", "a white dog in the snow"
+
+
+@pytest.mark.parametrize(
+    ("answer", "query_text"),
+    [
+        ("Make the dog white.", "Make the dog white."),
+        ('"Make the dog white."', "Make the dog white."),
+        ("Instruction: Make the dog white.", "Make the dog white."),
+        ("**Instruction:** “Make the dog white”", "Make the dog white"),
+        ("Short edit instruction: make it white", "make it white"),
+        ("Sure! Here is the instruction:\n\nMake the dog white.", "Make the dog white."),
+        ("Sure, here's a short instruction: make it white", "make it white"),
+        ("1. Make the dog white.\n2. Add snow.", "Make the dog white."),
+        ("- make the dog white", "make the dog white"),
+        ("Make the dog white.\n\nExplanation: the first dog is black.", "Make the dog white."),
+        ("Make the dog white. (Note: the scene changes too)", "Make the dog white."),
+        ("```\nmake it  white\n```", "make it white"),
+        ("Change 2 dogs to 3 dogs", "Change 2 dogs to 3 dogs"),
+        ("Put text: 'hello' on it", "Put text: 'hello' on it"),
+        ("Change the answer key's colour", "Change the answer key's colour"),
+    ],
+)
+def test_what_is_said_is_taken_out(answer, query_text):
+    assert parse_query_text(answer, REFERENCE, TARGET) == (query_text, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("", "empty answer"),
+        (" \n\"'\n...", "empty answer"),
+        ("I'm sorry, but I cannot help with that.", "refusal"),
+        ("As an AI language model I have no eyes.", "refusal"),
+        ("A white dog in the snow.", "repeats a caption"),
+        ("a BLACK dog on a beach", "repeats a caption"),
+        ("Change the reference caption to the other", "speaks of the prompt"),
+        ("Target caption: a white dog in the snow", "speaks of the prompt"),
+        ("word " * (MAX_WORDS + 1), f"longer than {MAX_WORDS} words"),
+        ("Add a second bus!", "repeats an example"),
+    ],
+)
+def test_what_cannot_be_used_has_a_reason(answer, reason):
+    examples = [text for *_, text in FEW_SHOT_PROMPT.examples]
+    assert parse_query_text(answer, REFERENCE, TARGET, examples) == (None, reason)
+
+
+def test_captions_stand_in_the_prompt_and_examples_before_them():
+    system, user = PAPER_PROMPT.messages(REFERENCE, TARGET)
+    assert system["role"] == "system"
+    assert user["content"].index(REFERENCE) < user["content"].index(TARGET)
+    turns = FEW_SHOT_PROMPT.messages(REFERENCE, TARGET)
+    assert [turn["role"] for turn in turns] == ["system", *["user", "assistant"] * 3, "user"]
+    assert REFERENCE in turns[-1]["content"]
+
+
+def test_a_vision_model_sees_the_pictures_and_not_the_captions():
+    *_, user = VISION_PROMPT.messages(REFERENCE, TARGET, ["data:a", "data:b"])
+    assert [part["type"] for part in user["content"]] == ["image_url", "image_url", "text"]
+    assert user["content"][0]["image_url"]["url"] == "data:a" and REFERENCE not in str(user)
