@@ -170,7 +170,10 @@ def test_a_random_part_of_the_pairs_is_enough_for_a_try(folder, tmp_path, small_
     run(folder, tmp_path / "all", threshold=-1)
     recipe = run(folder, tmp_path / "part", threshold=-1, max_pairs=20)
     pairs = [
-        {(row["reference_id"], row["target_id"]) for row in pq.read_table(tmp_path / name / "triplets.parquet").to_pylist()}
+        {
+            (row["reference_id"], row["target_id"])
+            for row in pq.read_table(tmp_path / name / "triplets.parquet").to_pylist()
+        }
         for name in ("all", "part")
     ]
     assert pairs[1] < pairs[0] and recipe["counts"]["pairs_drawn"] == 20 < recipe["counts"]["pairs"]

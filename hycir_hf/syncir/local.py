@@ -35,12 +35,14 @@ class LocalGenerator:
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
-    def from_pretrained(cls, path: str, device: str | None = None, **options: Any) -> "LocalGenerator":
-        """Load model and tokenizer from a folder or the Hub; `options` as in the class."""
+    def from_pretrained(
+        cls, path: str, device: str | None = None, *, name: str | None = None, **options: Any
+    ) -> "LocalGenerator":
+        """Load model and tokenizer from a folder or the Hub; `name` is the path by default."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         model = AutoModelForCausalLM.from_pretrained(path).eval()
-        return cls(model.to(device or "cpu"), AutoTokenizer.from_pretrained(path), path, **options)
+        return cls(model.to(device or "cpu"), AutoTokenizer.from_pretrained(path), name or path, **options)
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
         """Answer the questions, pool by pool; within one the longest come first."""

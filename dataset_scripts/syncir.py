@@ -1,0 +1,55 @@
+"""SynCir's triplet data set as a `datasets` loading script.
+
+    load_dataset("dataset_scripts/syncir.py", "triplets", data_dir=FOLDER, trust_remote_code=True)  # datasets 3
+
+Where scripts are no longer supported (datasets 4 and later), plain `load_dataset(FOLDER, "triplets")` reads the same
+rows, and so does the builder:
+
+    builder = SynCir(config_name="triplets", data_dir=FOLDER)
+    builder.download_and_prepare()
+    triplets = builder.as_dataset(split="train")
+
+Configs: `triplets` (default), `images` (each picture once, or its id alone), `dropped` (with reason and scores).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_FILES = {"triplets": "triplets.parquet", "images": "images/part-*.parquet", "dropped": "dropped.parquet"}
+
+
+class SynCir(datasets.ArrowBasedBuilder):
+    """Reads the Parquet files of a SynCir folder, named by `data_dir`."""
+
+    BUILDER_CONFIGS = [datasets.BuilderConfig(name=name, version=datasets.Version("1.0.0")) for name in _FILES]  # noqa: RUF012
+    DEFAULT_CONFIG_NAME = "triplets"
+
+    def _info(self) -> datasets.DatasetInfo:
+        features = datasets.Features.from_arrow_schema(pq.read_schema(self._paths()[0]))
+        return datasets.DatasetInfo(
+            description="Synthetic triplets for composed image retrieval (HyCIR, arXiv 2407.05795).", features=features
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"paths": self._paths()})]
+
+    def _generate_tables(self, paths: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        for number, path in enumerate(paths):
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                yield f"{number:05d}-{group:05d}", file.read_row_group(group)
+
+    def _paths(self) -> list[str]:
+        if self.config.data_dir is None:
+            raise ValueError("Expected SynCir's folder, but found none. Give it as data_dir=FOLDER.")
+        found = sorted(map(str, Path(self.config.data_dir).glob(_FILES[self.config.name])))
+        if not found:
+            raise ValueError(
+                f"Expected {_FILES[self.config.name]} in {self.config.data_dir}, but found none. Give SynCir's folder; a "
+                "part without rows has no file."
+            )
+        return found

