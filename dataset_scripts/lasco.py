@@ -54,8 +54,8 @@ class LaSCo(datasets.GeneratorBasedBuilder):
         present = {split: str(path) for split, path in files.items() if path.is_file()}
         if self.config.data_dir is None or not present:
             raise ValueError(
-                f"Expected lasco_train.json or lasco_val.json in data_dir, but found none in {self.config.data_dir}. Give "
-                "the folder that holds LaSCo's files."
+                f"Expected lasco_train.json or lasco_val.json in data_dir, but found none in {self.config.data_dir}. "
+                "Give the folder that holds LaSCo's files."
             )
         names = {"train": datasets.Split.TRAIN, "val": datasets.Split.VALIDATION}
         return [
@@ -77,8 +77,8 @@ class LaSCo(datasets.GeneratorBasedBuilder):
             file = Path(path).parent / place
             if not file.is_file():
                 raise ValueError(
-                    f"Expected the picture {file} that {path} names, but it is missing. Put COCO's train2014 and val2014 "
-                    "beside the JSON files."
+                    f"Expected the picture {file} that {path} names, but it is missing. Put COCO's train2014 and "
+                    "val2014 beside the JSON files."
                 )
             yield number, {"image_id": image_id, "image": str(file), "caption": ""}
 

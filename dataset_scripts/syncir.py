@@ -49,7 +49,7 @@ class SynCir(datasets.ArrowBasedBuilder):
         found = sorted(map(str, Path(self.config.data_dir).glob(_FILES[self.config.name])))
         if not found:
             raise ValueError(
-                f"Expected {_FILES[self.config.name]} in {self.config.data_dir}, but found none. Give SynCir's folder; a "
-                "part without rows has no file."
+                f"Expected {_FILES[self.config.name]} in {self.config.data_dir}, but found none. Give SynCir's folder; "
+                "a part without rows has no file."
             )
         return found

@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -14,11 +14,13 @@ from hycir_hf.schemas import TRIPLET, UNLABELED, check_columns
 SCRIPTS = Path(__file__).parents[1] / "dataset_scripts"
 
 
+@pytest.fixture(autouse=True)
+def scripts_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
 def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 def build(builder_class, tmp_path, **kwargs):

@@ -33,6 +33,7 @@ from hycir_hf.syncir import (
 )
 from hycir_hf.syncir import chat as chat_module
 from hycir_hf.syncir import pipeline as pipeline_module
+from hycir_hf.syncir import scoring as scoring_module
 
 COLOURS = ("red", "green", "blue", "grey", "dark", "light")
 NUM_IMAGES = 30
@@ -75,7 +76,7 @@ class Echo:
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(pipeline_module, "_IMAGE_BLOCK", 8)
-    monkeypatch.setattr(pipeline_module, "_TEXT_BLOCK", 16)
+    monkeypatch.setattr(scoring_module, "_TEXT_BLOCK", 16)
     monkeypatch.setattr(chat_module, "_FIRST_DELAY", 0.01)
 
 

@@ -21,14 +21,15 @@ from tqdm import tqdm
 
 from ..retrieval import ImageSource, open_source
 from .answers import AnswerStore, Failure, Generator, Question, make_question, unanswered
-from .blocks import BlockStore, map_images, map_rows
+from .blocks import BlockStore, map_images
 from .checks import Check
 from .config import SynCirConfig
-from .filtering import EQUAL_CAPTIONS, EmbedSentences, are_equal, cosine, split_triplets
+from .filtering import EQUAL_CAPTIONS, EmbedSentences, are_equal, split_triplets
 from .output import RECIPE, count_results, read_recipe, write_dataset
 from .pairs import find_image_groups, pairs_of_groups
 from .query_text import parse_query_text
 from .report import NO_ANSWER, UNUSABLE
+from .scoring import TEXTS, Scoring
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ STAGES = ("features", "pairs", "captions", "query_texts")
 """Stages that a run can end after; the filter and the output follow."""
 
 _SHARED_STAGES = ("features", "captions", "query_texts")
-_IMAGE_BLOCK, _TEXT_BLOCK = 512, 4096  # rows
+_IMAGE_BLOCK = 512  # rows
 _URL_SIDE = 512  # pixels of a picture that is sent to a vision model
 _CHARACTERS_A_TOKEN, _TOKENS_AN_ANSWER = 4, 15  # English, roughly
 _VERSIONS = ("hycir_hf", "torch", "transformers", "sentence-transformers", "faiss-cpu")
@@ -405,34 +406,6 @@ class SynCirRun:
         }
         return columns, reasons, counts
 
-    def _similarity(self, columns: dict[str, list[Any]], rows: np.ndarray) -> np.ndarray:
-        """The language-space similarity of some rows, `(T,)`; captions are embedded once for all."""
-        captions = sorted({columns[name][row] for name in ("reference_caption", "target_caption") for row in rows})
-        place = {caption: number for number, caption in enumerate(captions)}
-        encoder = self.config.sentence_encoder
-        caption_store = BlockStore(self.work / "sentences", [encoder, _digest(captions)], len(captions), _TEXT_BLOCK)
-        embed = self._embed_sentences
-        label, show = "Caption embeddings", self.progress
-        map_rows(caption_store, lambda r: embed(captions[r.start : r.stop]), label, " captions", progress=show)
-        embedded, _ = caption_store.vectors()  # (captions, D)
-        sides = [
-            np.array([place[columns[name][row]] for row in rows], dtype=np.int64)
-            for name in ("reference_caption", "target_caption")
-        ]
-        texts = [columns["query_text"][row] for row in rows]
-        key = [encoder, _digest(captions), _digest(texts), _digest([str(side.tolist()) for side in sides])]
-        store = BlockStore(self.work / "similarity", key, len(rows), _TEXT_BLOCK)
-
-        def score(block: range) -> list[float]:
-            part = slice(block.start, block.stop)
-            different = sorted(set(texts[part]))
-            number = {text: i for i, text in enumerate(different)}
-            queries = embed(different)[[number[text] for text in texts[part]]]  # (T, D)
-            return cosine(embedded[sides[0][part]] + queries, embedded[sides[1][part]]).tolist()
-
-        map_rows(store, score, "Similarities", " triplets", progress=show)
-        return np.array(store.values(), dtype=np.float32)
-
     @property
     def _embed_sentences(self) -> EmbedSentences:
         if self.models.embed_sentences is None:
@@ -451,47 +424,31 @@ class SynCirRun:
 
         return load_checks(self.config, self.device)
 
-    def _check_scores(self, check: Check, columns: dict[str, list[Any]], rows: np.ndarray) -> np.ndarray:
-        """A check's scores of some rows, `(T, S)`."""
-        images = BlockStore(
-            self.work / "check_features", [self._source_key, check.key], len(self.source.ids), _IMAGE_BLOCK
-        )
-        self._map_images(images, check.encode_images, f"{type(check).__name__} features")
-        features, found = images.vectors()
-        place: np.ndarray = np.full(len(self.source.ids), -1, dtype=np.int64)
-        place[found] = np.arange(len(found))
-        pairs = place[self._pairs["pairs"][rows]]  # (T, 2)
-        names = ("reference_caption", "query_text", "target_caption")
-        texts = {name: [columns[name][row] for row in rows] for name in names}
-        key = [
-            self._source_key,
-            check.key,
-            self._pairs_place.name,
-            rows.tolist(),
-            *(_digest(part) for part in texts.values()),
-        ]
-        store = BlockStore(self.work / "check_scores", key, len(rows), 256)
-
-        def score(block: range) -> np.ndarray:
-            part = slice(block.start, block.stop)
-            triplets = {name: values[part] for name, values in texts.items()}
-            return check.score(features[pairs[part, 0]], features[pairs[part, 1]], triplets)
-
-        map_rows(store, score, type(check).__name__, " triplets", progress=self.progress)
-        return store.vectors()[0]
+    def _check_features(self, check: Check) -> BlockStore:
+        """What a check's model says of every image."""
+        key = [self._source_key, check.key]
+        store = BlockStore(self.work / "check_features", key, len(self.source.ids), _IMAGE_BLOCK)
+        self._map_images(store, check.encode_images, f"{type(check).__name__} features")
+        return store
 
     def _write(self) -> dict[str, Any]:
         """Filter the triplets and write the data set."""
-        columns, reasons, counts = self._rows()
+        columns, reasons, asked = self._rows()
         rows = np.array([row for row, reason in enumerate(reasons) if reason is None], dtype=np.int64)
         scores: dict[str, list[Any]] = {"similarity": [None] * len(reasons)}
         thresholds = {"similarity": self.config.threshold}
-        found = [(["similarity"], self._similarity(columns, rows)[:, None])] if len(rows) else []
+        scoring = Scoring(self.work, {name: [columns[name][row] for row in rows] for name in TEXTS}, self.progress)
+        found = []
+        if len(rows):
+            values = scoring.similarity(self._embed_sentences, self.config.sentence_encoder)
+            found.append((["similarity"], values[:, None]))
         for check in self._checks:
             thresholds |= check.thresholds
             scores |= {name: [None] * len(reasons) for name in check.thresholds}
             if len(rows):
-                found.append((list(check.thresholds), self._check_scores(check, columns, rows)))
+                images = self._check_features(check)
+                values = scoring.check(check, images, self._pairs["pairs"][rows], self._source_key)
+                found.append((list(check.thresholds), values))
         for names, values in found:
             for name, column in zip(names, values.T, strict=True):
                 for row, value in zip(rows, column.tolist(), strict=True):
@@ -520,7 +477,7 @@ class SynCirRun:
             "pairs": int(self._pairs["num_pairs"]),
             **({} if config.max_pairs is None else {"pairs_drawn": total}),
             "equal_captions": reasons.count(EQUAL_CAPTIONS),
-            **counts,
+            **asked,
             "triplets": len(rows),
             **count_results(result),
         }
@@ -598,10 +555,6 @@ def _as_url(picture: Any) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def _is_installed(name: str) -> bool:
