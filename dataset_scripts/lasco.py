@@ -51,7 +51,7 @@ class LaSCo(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         folder = Path(self.config.data_dir or "")
         files = {split: folder / f"lasco_{split}.json" for split in ("train", "val")}
-        present = {split: str(path) for split, path in files.items() if path.is_file()}
+        present = {split: path for split, path in files.items() if path.is_file()}
         if self.config.data_dir is None or not present:
             raise ValueError(
                 f"Expected lasco_train.json or lasco_val.json in data_dir, but found none in {self.config.data_dir}. "
@@ -59,28 +59,27 @@ class LaSCo(datasets.GeneratorBasedBuilder):
             )
         names = {"train": datasets.Split.TRAIN, "val": datasets.Split.VALIDATION}
         return [
-            datasets.SplitGenerator(name=names[split], gen_kwargs={"path": path}) for split, path in present.items()
+            datasets.SplitGenerator(name=names[split], gen_kwargs={"rows": self._read(path)})
+            for split, path in present.items()
         ]
 
-    def _generate_examples(self, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        entries = read_entries(Path(path))
+    def _read(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a file; pictures are looked for before anything is written."""
+        entries = read_entries(path)
         if self.config.name == "triplets":
-            for number, entry in enumerate(entries):
-                yield number, _as_triplet(entry)
-            return
-        images = {
-            str(image_id): place
-            for entry in entries
-            for image_id, place in (entry["query-image"], entry["target-image"])
-        }
-        for number, (image_id, place) in enumerate(images.items()):
-            file = Path(path).parent / place
-            if not file.is_file():
-                raise ValueError(
-                    f"Expected the picture {file} that {path} names, but it is missing. Put COCO's train2014 and "
-                    "val2014 beside the JSON files."
-                )
-            yield number, {"image_id": image_id, "image": str(file), "caption": ""}
+            return [_as_triplet(entry) for entry in entries]
+        sides = (entry[side] for entry in entries for side in ("query-image", "target-image"))
+        places = {str(image_id): path.parent / place for image_id, place in sides}
+        missing = [str(place) for place in places.values() if not place.is_file()]
+        if missing:
+            raise ValueError(
+                f"Expected the pictures that {path} names, but {len(missing)} are missing (the first: {missing[0]}). Put "
+                "COCO's train2014 and val2014 beside the JSON files."
+            )
+        return [{"image_id": image_id, "image": str(place), "caption": ""} for image_id, place in places.items()]
+
+    def _generate_examples(self, rows: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(rows)
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
