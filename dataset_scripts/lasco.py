@@ -73,8 +73,8 @@ class LaSCo(datasets.GeneratorBasedBuilder):
         missing = [str(place) for place in places.values() if not place.is_file()]
         if missing:
             raise ValueError(
-                f"Expected the pictures that {path} names, but {len(missing)} are missing (the first: {missing[0]}). Put "
-                "COCO's train2014 and val2014 beside the JSON files."
+                f"Expected the pictures that {path} names, but {len(missing)} are missing (the first: {missing[0]}). "
+                "Put COCO's train2014 and val2014 beside the JSON files."
             )
         return [{"image_id": image_id, "image": str(place), "caption": ""} for image_id, place in places.items()]
 
