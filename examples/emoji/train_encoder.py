@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from build_data import render, slug, svg_of
 from PIL import Image
 from resumable import ResumableTraining, training_parser
 from teachers import image_teacher_features, load_text_teacher, text_teacher_features
@@ -41,10 +40,8 @@ WIDTH = 256  # both towers and the joint space
 VOCABULARY = 8192
 HELD_OUT_VENDOR_SPLIT = "heldout_vendor"
 IMAGE_MEAN, IMAGE_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-MORE_VENDORS = ("fxemoji", "emojione-v1", "streamline-emojis")  # read from their packages, by this training only
 EMOJI_PER_STEP, PHRASES_PER_STEP = 96, 160
 MAX_TEXT_TOKENS, MAX_PHRASE_TOKENS = 40, 20
-BLENDED = 0.3  # share of the first pictures that are blended with another vendor's
 KEPT_PATCHES = 36  # of 64, until the last tenth of the steps: mostly the patches that are not white
 FULL_PICTURES_FROM = 0.9
 NAME_TEMPLATES = (
@@ -91,26 +88,6 @@ def read_split(data: Path, split: str) -> dict:
     columns = pq.read_table(data / f"{split}.parquet").to_pydict()
     pictures = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB")) for image in columns.pop("image")]
     return {**columns, "pictures": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()}
-
-
-def read_more_vendors(packages: Path, train: dict) -> dict:
-    """Read the training emoji in the styles of three small sets, which only this training sees; columns as in `train`.
-
-    Emoji are matched by name, since these sets have no code points.
-    """
-    letters = lambda name: slug(name).replace("-", "")  # noqa: E731
-    rows = {letters(name): row for row, name in enumerate(train["name"])}
-    found = defaultdict(list)
-    for vendor in MORE_VENDORS:
-        icons = json.loads((packages / "@iconify-json" / vendor / "icons.json").read_text(encoding="utf-8"))
-        for name, icon in icons["icons"].items():
-            if (row := rows.get(letters(name))) is not None:
-                picture = Image.open(io.BytesIO(render(svg_of(icon, icons))))
-                found["pictures"].append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
-                found["image_id"].append(f"{vendor}/{train['image_id'][row].partition('/')[2]}")
-                for column in ("name", "keywords", "subcategory"):
-                    found[column].append(train[column][row])
-    return {**found, "pictures": torch.stack(found["pictures"])}
 
 
 def read_wordnet(packages: Path, count: int, seed: int) -> list[str]:
@@ -232,46 +209,23 @@ def encode_pictures(
 
 
 def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Redraw pictures `(B, 3, S, S)`, in [0, 1]: bend, place, recolour, and flatten, outline or blur some of them.
-
-    What differs between vendors is how an emoji is drawn, so that is what changes most. Hues change little, since they
-    carry meaning (skin tones, hearts, flags), and nothing is mirrored, since arrows and hands have a direction.
-    """
+    """Shift, scale, turn a little, recolour a little; never mirrored, since arrows and hands have a direction."""
     count = len(pictures)
-    column = lambda low, high, width=1: low + (high - low) * torch.rand(count, width, 1, 1, generator=generator)  # noqa: E731
-    chosen = lambda share: column(0, 1) < share  # noqa: E731
-    images = 1 + F.grid_sample(pictures - 1, warp(count, pictures.shape[-1], generator), align_corners=False)
-    grey = images.mean(1, keepdim=True)
-    images = grey + column(0.6, 1.4) * (images - grey)
-    images = images.clamp(0, 1) ** column(0.7, 1.4) * (1 + 0.06 * column(-1, 1, width=3))
-    smooth = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    images = torch.where(chosen(0.2), smooth, images)
-    levels = column(3, 8)
-    images = torch.where(chosen(0.3), (smooth * levels).round() / levels, images)  # flat areas, as in flat designs
-    darkest = -F.max_pool2d(-smooth.mean(1, keepdim=True), 3, stride=1, padding=1)
-    edges = (4 * (F.max_pool2d(smooth.mean(1, keepdim=True), 3, stride=1, padding=1) - darkest)).clamp(0, 1)
-    images = torch.where(chosen(0.2), images * (1 - column(0.2, 0.8) * edges), images)  # dark outlines
-    return (images.clamp(0, 1) - 0.5) / 0.5
-
-
-def blend(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Mix the first half of `(2B, ...)` with the second, `share` `(B,)` of the first; the second stays as it is."""
-    first, second = values.chunk(2)
-    share = share.view(-1, *[1] * (values.ndim - 1))
-    return torch.cat([share * first + (1 - share) * second, second])
-
-
-def warp(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw sampling grids `(B, S, S, 2)`: turned, scaled and shifted a little, and bent by a smooth random field."""
     uniform = lambda low, high: low + (high - low) * torch.rand(count, generator=generator)  # noqa: E731
-    angle, scale = uniform(-0.25, 0.25), uniform(0.8, 1.3)
+    angle, scale = uniform(-0.22, 0.22), uniform(0.85, 1.25)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     affine = torch.stack(
-        [cos, -sin * uniform(0.8, 1.2), uniform(-0.15, 0.15), sin, cos * uniform(0.8, 1.2), uniform(-0.15, 0.15)], 1
+        [cos, -sin * uniform(0.85, 1.15), uniform(-0.12, 0.12), sin, cos * uniform(0.85, 1.15), uniform(-0.12, 0.12)], 1
     )
-    grid = F.affine_grid(affine.view(-1, 2, 3), [count, 3, size, size], align_corners=False)
-    field = 0.12 * uniform(0, 1).view(-1, 1, 1, 1) * torch.randn(count, 2, 4, 4, generator=generator)
-    return grid + F.interpolate(field, size=size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    grid = F.affine_grid(affine.view(-1, 2, 3), list(pictures.shape), align_corners=False)
+    images = 1 + F.grid_sample(pictures.float() / 255 - 1, grid, align_corners=False)  # outside is white
+    grey = images.mean(1, keepdim=True)
+    images = grey + uniform(0.6, 1.3).view(-1, 1, 1, 1) * (images - grey)
+    images = images.clamp(0, 1) ** uniform(0.75, 1.3).view(-1, 1, 1, 1)
+    images = images * (1 + 0.12 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5))
+    blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    images = torch.where((torch.rand(count, generator=generator) < 0.3).view(-1, 1, 1, 1), blurred, images)
+    return (images.clamp(0, 1) - 0.5) / 0.5
 
 
 class Batches:
@@ -337,11 +291,6 @@ class EncoderTraining(ResumableTraining):
         args.work.mkdir(parents=True, exist_ok=True)
         self.bf16 = args.bf16
         self.train = read_split(args.data, "train")
-        more = read_more_vendors(args.packages, self.train)
-        self.train = {
-            name: torch.cat([self.train[name], values]) if name == "pictures" else self.train[name] + values
-            for name, values in more.items()
-        }
         self.batches = Batches(self.train)
         keywords = {word for words in self.train["keywords"] for word in words}
         names = sorted({name.lower() for name in [*self.train["name"], *keywords]})
@@ -370,13 +319,9 @@ class EncoderTraining(ResumableTraining):
         self.model.logit_scale.data.clamp_(max=math.log(100.0))
         first, second, texts = self.batches.draw(generator)
         rows = first + second
-        # Some first pictures are a blend of two vendors': the same emoji in a style that neither has.
-        share = torch.ones(EMOJI_PER_STEP)
-        blended = torch.rand(EMOJI_PER_STEP, generator=generator) < BLENDED
-        share[blended] = 0.3 + 0.4 * torch.rand(int(blended.sum()), generator=generator)
         phrases = torch.randint(len(self.phrases), (PHRASES_PER_STEP,), generator=generator).tolist()
         kept = KEPT_PATCHES if self.step < FULL_PICTURES_FROM * self.steps else None
-        pictures = augment(blend(self.train["pictures"][rows].float() / 255, share), generator)
+        pictures = augment(self.train["pictures"][rows], generator)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
             pooled_pictures = encode_pictures(self.model, pictures, kept, generator)
             pooled_texts = encode_texts(self.model, self.tokenizer, texts + [self.phrases[i] for i in phrases])
@@ -389,8 +334,7 @@ class EncoderTraining(ResumableTraining):
         return {
             "names": (contrastive_loss(a, names, scale) + contrastive_loss(b, names, scale)) / 2,
             "vendors": 0.5 * contrastive_loss(a, b, scale),
-            "picture_teacher": 1
-            - F.cosine_similarity(of_pictures.float(), blend(self.picture_targets[rows], share)).mean(),
+            "picture_teacher": 1 - F.cosine_similarity(of_pictures.float(), self.picture_targets[rows]).mean(),
             "text_teacher": 2 * (1 - F.cosine_similarity(of_texts.float(), text_targets).mean()),
         }
 
