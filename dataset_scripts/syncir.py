@@ -12,8 +12,10 @@ rows, and so does the builder:
 Configs: `triplets` (default), `images` (each picture once, or its id alone), `dropped` (with reason and scores).
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -27,6 +29,13 @@ class SynCir(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIGS = [datasets.BuilderConfig(name=name, version=datasets.Version("1.0.0")) for name in _FILES]  # noqa: RUF012
     DEFAULT_CONFIG_NAME = "triplets"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The cache is found by this hash: another state of the folder must not give the rows of an older one.
+        recipe = Path(kwargs.get("data_dir") or "") / "recipe.json"
+        if recipe.is_file():
+            kwargs["hash"] = hashlib.sha256(recipe.read_bytes()).hexdigest()[:16]
+        super().__init__(*args, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         features = datasets.Features.from_arrow_schema(pq.read_schema(self._paths()[0]))

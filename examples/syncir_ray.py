@@ -25,9 +25,9 @@ class Stage:
     """
 
     def __init__(
-        self, images: str, output: str, config: SynCirConfig, make_models: Any, stage: str, shards: int
+        self, images: str, output: str, config: SynCirConfig, make_models: Any, stage: str, shards: int, device: str
     ) -> None:
-        self.run = SynCirRun(images, output, config, make_models(), progress=False)
+        self.run = SynCirRun(images, output, config, make_models(), device, progress=False)
         self.stage, self.shards = stage, shards
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,13 @@ class Stage:
 
 
 def run_on_ray(
-    images: str, output: str, config: SynCirConfig, workers: int, shards: int, make_models: Any = SynCirModels
+    images: str,
+    output: str,
+    config: SynCirConfig,
+    workers: int,
+    shards: int,
+    make_models: Any = SynCirModels,
+    num_gpus: float = 0,
 ) -> dict[str, Any] | None:
     """Run SynCir on the Ray cluster that is connected to; `make_models` is called once in every actor."""
     whole = SynCirRun(images, output, config, make_models())
@@ -47,9 +53,10 @@ def run_on_ray(
             continue
         ray.data.range(shards, override_num_blocks=shards).map_batches(
             Stage,
-            fn_constructor_args=(images, output, config, make_models, stage, shards),
+            fn_constructor_args=(images, output, config, make_models, stage, shards, "cuda" if num_gpus else "cpu"),
             batch_size=1,
             concurrency=workers,
+            num_gpus=num_gpus,
         ).materialize()
     return whole.run()
 
@@ -61,13 +68,15 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--config", type=Path, help="YAML file of settings (see SynCirConfig)")
     parser.add_argument("--workers", type=int, default=2, help="actors")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each actor; a share of one will do")
     parser.add_argument("--shards", type=int, help="four for each actor by default")
     args = parser.parse_args()
 
     ray.init(ignore_reinit_error=True)
     shards = args.shards or 4 * args.workers
     config = SynCirConfig.from_yaml(args.config)
-    recipe = run_on_ray(args.images, str(args.output.resolve()), config, args.workers, shards)
+    images = str(Path(args.images).resolve()) if Path(args.images).exists() else args.images
+    recipe = run_on_ray(images, str(args.output.resolve()), config, args.workers, shards, num_gpus=args.gpus)
     print(recipe["counts"] if recipe else "not finished")
 
 

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
+    except UsageError as error:
+        print(f"hycir {args.command}: error: {error} See `hycir {args.command} --help`.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return _report_interrupt()
     except BrokenPipeError:  # `hycir search ... | head`
@@ -47,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hycir {args.command}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+class UsageError(ValueError):
+    """Arguments that do not go together."""
 
 
 def _report_interrupt() -> int:
@@ -238,7 +245,7 @@ def _add_syncir(parser: argparse.ArgumentParser) -> None:
         "--num-shards", type=_positive, default=1, metavar="N", help="processes that share the stage (1)"
     )
     parser.add_argument("--shard-index", type=int, default=0, metavar="I", help="which of them this is, from 0")
-    parser.add_argument("--threshold", type=float, metavar="T", help="refilter: lowest similarity kept")
+    parser.add_argument("--threshold", type=float, metavar="T", help="lowest similarity kept (0.7, with BERT)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -252,8 +259,9 @@ def _run_syncir(args: argparse.Namespace) -> None:
     from .syncir.launch import default_device, run_launched
 
     if len(args.images) > 1 or args.output is None:
-        raise ValueError("Expected one IMAGES and --output DIR, or `refilter DIR`. See `hycir syncir --help`.")
-    config = SynCirConfig.from_yaml(args.config, **_settings(args.set))
+        raise UsageError("Expected one IMAGES and --output DIR, or `refilter DIR`.")
+    threshold = {} if args.threshold is None else {"threshold": args.threshold}
+    config = SynCirConfig.from_yaml(args.config, **_settings(args.set), **threshold)
     source = open_source(args.images[0], args.split, args.image_column, args.id_column)
     run = SynCirRun(source, args.output, config, device=args.device or default_device())
     if args.estimate:
@@ -262,13 +270,19 @@ def _run_syncir(args: argparse.Namespace) -> None:
     recipe = run_launched(run, args.until, args.num_shards, args.shard_index)
     if recipe is not None:
         _print_recipe(args, args.output, recipe)
+    elif args.json:
+        _print_json(output=args.output, until=args.until, shard=args.shard_index, num_shards=args.num_shards)
+    elif args.until is not None:
+        print(
+            f"Done until {args.until}, shard {args.shard_index} of {args.num_shards}. The same without --until goes on."
+        )
 
 
 def _run_refilter(args: argparse.Namespace) -> None:
     from .syncir import refilter
 
     if len(args.images) != 2 or (args.threshold is None and not args.set):
-        raise ValueError("Expected `refilter DIR --threshold T`. See `hycir syncir --help`.")
+        raise UsageError("Expected `refilter DIR` and --threshold T.")
     thresholds = {name: float(value) for name, value in _settings(args.set).items()}
     if args.threshold is not None:
         thresholds["similarity"] = args.threshold
@@ -281,7 +295,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
-        raise ValueError(f"Expected --set NAME=VALUE, but found {wrong}. Write for example --set threshold=0.8.")
+        raise UsageError(f"Expected --set NAME=VALUE, but found {wrong}. Write for example --set threshold=0.8.")
     return {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
@@ -313,7 +327,9 @@ def _print_recipe(args: argparse.Namespace, output: str, recipe: dict[str, Any])
     rows = count_rows(recipe)
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:{width}}  {count:>12}" for name, count in rows))
-    print(f"The filter kept {100 * share_kept(recipe):.1f}% of the triplets with a query text.")
+    print("\nsimilarity")
+    print("\n".join(recipe["histogram"]))
+    print(f"\nThe filter kept {100 * share_kept(recipe):.1f}% of the triplets with a query text.")
     print(f"Report: {Path(output) / 'report.html'}")
 
 

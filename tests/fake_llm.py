@@ -31,6 +31,7 @@ class FakeLLM:
         self.answered, self.requests = Counter(), []
         self.batches, self.files = {}, {}
         self.active = self.most_active = 0
+        self.batch_error = None
         self.url = None
 
     # --- the endpoints ---
@@ -114,7 +115,9 @@ class FakeLLM:
             asked = json.loads(line)
             self.answered[json.dumps(asked["body"]["messages"], sort_keys=True)] += 1
             response = {"status_code": 200, "body": self.completion(asked["body"])}
-            lines.append(json.dumps({"custom_id": asked["custom_id"], "response": response, "error": None}))
+            lines.append(
+                json.dumps({"custom_id": asked["custom_id"], "response": response, "error": None}, ensure_ascii=False)
+            )
         self.files[f"out-{name}"] = "\n".join(lines[1:] if self.fault_share else lines)  # a fault: one has no answer
         self.batches[name] = {
             "id": name, "object": "batch", "endpoint": body["endpoint"], "completion_window": "24h", "created_at": 0,
@@ -125,7 +128,9 @@ class FakeLLM:
 
     async def get_batch(self, request):
         batch = self.batches[request.match_info["name"]]
-        now, batch["status"] = dict(batch), "completed"  # done at the second look
+        now, batch["status"] = dict(batch), "failed" if self.batch_error else "completed"  # done at the second look
+        if self.batch_error:
+            batch["errors"] = {"object": "list", "data": [{"code": "x", "message": self.batch_error}]}
         return web.json_response(now)
 
     async def list_batches(self, request):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import time
@@ -8,7 +9,7 @@ from fake_llm import FAULTS, FakeLLM, answer_to
 from hycir_hf.syncir import Answer, AnswerStore, BatchGenerator, ChatGenerator, Failure
 from hycir_hf.syncir import chat as chat_module
 from hycir_hf.syncir.answers import make_question, unanswered
-from hycir_hf.syncir.chat import _retry_after
+from hycir_hf.syncir.chat import _answers_first, _retry_after
 
 
 @pytest.fixture(autouse=True)
@@ -92,18 +93,88 @@ def test_retry_after_is_honoured():
 def test_retry_after_reads_seconds_and_dates():
     assert _retry_after({"retry-after": "3"}) == 3.0
     assert _retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert _retry_after({"retry-after": "soon"}) is None and _retry_after({}) is None
+    assert _retry_after({"retry-after": "soon"}) == 0.0 == _retry_after({})
 
 
-def test_answers_that_came_before_a_refusal_are_kept():
+def test_answers_that_came_with_a_refusal_are_kept():
+    async def finish(outcome):
+        if outcome is None:
+            raise ValueError("refused")
+        return None, outcome
+
+    async def tasks():
+        made = [asyncio.ensure_future(finish(outcome)) for outcome in (None, Answer("a"), None, Answer("b"))]
+        await asyncio.wait(made)
+        return set(made)
+
+    kept = []
+    with pytest.raises(ValueError, match="refused"):
+        for _, outcome in _answers_first(asyncio.run(tasks())):
+            kept.append(outcome.text)
+    assert sorted(kept) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ({"message": {"role": "assistant", "content": None, "refusal": "I won't"}}, Answer("I won't")),
+        ({"message": {"role": "assistant", "content": None}, "finish_reason": "content_filter"}, Answer("")),
+        ({"message": {"role": "assistant", "content": "half"}, "finish_reason": "length"}, Answer("half", is_cut=True)),
+        ({"message": {"role": "assistant", "content": "\ud800"}}, Answer("?")),
+    ],
+)
+def test_what_was_paid_for_is_an_answer_whatever_it_says(body, outcome):
     with FakeLLM() as server:
-        generator = ChatGenerator("m", server.url, concurrency=1)
-        answered = []
-        with pytest.raises(ValueError, match="accept the key"):
-            for question, _ in generator(iter(questions(generator, 10))):
-                answered.append(question.key)
-                server.key = "right" if len(answered) == 4 else None
-        assert len(answered) >= 4
+        server.completion = lambda asked: {"id": "x", "choices": [{"index": 0, "finish_reason": "stop", **body}]}
+        generator = ChatGenerator("m", server.url)
+        assert [found for _, found in generator(iter(questions(generator, 1)))] == [outcome]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil", [{"choices": {}}, {"choices": [{}]}, {"choices": [{"message": {"content": 3}}]}, {"choices": None}]
+)
+def test_bodies_that_are_no_completion_are_failures(spoil):
+    with FakeLLM() as server:
+        server.completion = lambda asked: spoil
+        generator = ChatGenerator("m", server.url, max_attempts=1)
+        [(_, outcome)] = list(generator(iter(questions(generator, 1))))
+    assert isinstance(outcome, Failure) and "unreadable answer" in outcome.reason
+
+
+def test_odd_token_counts_do_no_harm():
+    with FakeLLM() as server:
+        usage = {"prompt_tokens": "many", "completion_tokens": {"a": 1}}
+        complete = server.completion
+        server.completion = lambda asked: {**complete(asked), "usage": usage}
+        generator = ChatGenerator("m", server.url)
+        [(_, outcome)] = list(generator(iter(questions(generator, 1))))
+    assert (outcome.prompt_tokens, outcome.completion_tokens) == (0, 0)
+
+
+def test_it_runs_where_another_loop_runs():
+    async def in_a_notebook(generator):
+        return list(generator(iter(questions(generator, 3))))
+
+    with FakeLLM() as server:
+        assert len(asyncio.run(in_a_notebook(ChatGenerator("m", server.url)))) == 3
+
+
+def test_a_failed_batch_stops_with_its_reason():
+    with FakeLLM() as server:
+        server.batch_error = "The model is unknown"
+        generator = BatchGenerator("m", server.url, poll_seconds=0.01)
+        with pytest.raises(ValueError, match="The model is unknown"):
+            list(generator(iter(questions(generator, 3))))
+
+
+def test_rare_line_ends_in_a_batch_answer_lose_nothing():
+    with FakeLLM() as server:
+        complete = server.completion
+        said = {"index": 0, "message": {"role": "assistant", "content": "a\u2028b"}, "finish_reason": "stop"}
+        server.completion = lambda asked: {**complete(asked), "choices": [said]}
+        generator = BatchGenerator("m", server.url, poll_seconds=0.01)
+        assert [found.text for _, found in generator(iter(questions(generator, 2)))] == ["a\u2028b"] * 2
 
 
 def test_batches_are_answered_and_what_they_leave_out_is_a_failure():

@@ -19,7 +19,7 @@ from fake_llm import FakeLLM, answer_to
 from PIL import Image as PILImage
 
 from hycir_hf.cli import main
-from hycir_hf.retrieval import FolderSource, open_source
+from hycir_hf.retrieval import FolderSource
 from hycir_hf.syncir import (
     Answer,
     ChatGenerator,
@@ -75,7 +75,6 @@ class Echo:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "_IMAGE_BLOCK", 8)
     monkeypatch.setattr(scoring_module, "_TEXT_BLOCK", 16)
     monkeypatch.setattr(chat_module, "_FIRST_DELAY", 0.01)
 
@@ -93,7 +92,7 @@ def models(generate=None, checks=()):
 
 
 def config(**settings):
-    return SynCirConfig(**{"threshold": 0.5, "num_workers": 0, "batch_size": 4, "llm": "m", **settings})
+    return SynCirConfig(**{"threshold": 0.5, "num_workers": 0, "batch_size": 2, "llm": "m", **settings})
 
 
 def run(images, output, generate=None, checks=(), **settings):
@@ -269,6 +268,64 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(folder, tmp_path, small_blo
     assert kills >= 2
 
 
+def _run_until_move(folder, output, number):
+    """Run, and die at the given renaming of a finished file."""
+    moves = iter(range(10_000))
+    replace = Path.replace
+
+    def die_or_replace(self, target):
+        if next(moves) == number:
+            os._exit(9)
+        return replace(self, target)
+
+    Path.replace = die_or_replace
+    run(folder, output)
+    os._exit(0)
+
+
+def test_killed_at_any_renaming_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
+    run(folder, tmp_path / "whole")
+    for number in range(100):
+        output = tmp_path / str(number)
+        child = multiprocessing.get_context("fork").Process(target=_run_until_move, args=(folder, output, number))
+        child.start()
+        child.join(120)
+        run(folder, output)
+        assert contents(output) == contents(tmp_path / "whole")
+        if child.exitcode == 0:
+            break
+    assert number > 10
+
+
+def test_a_refilter_that_was_killed_goes_on(folder, tmp_path, small_blocks, monkeypatch):
+    run(folder, tmp_path / "a")
+    run(folder, tmp_path / "b", threshold=0.6)
+    replace, moved = Path.replace, []
+
+    def die(self, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", die)
+        refilter(tmp_path / "a", {"similarity": 0.6})
+    assert not (tmp_path / "a" / "recipe.json").exists()
+    assert refilter(tmp_path / "a", {})["thresholds"] == {"similarity": 0.6}
+    assert contents(tmp_path / "a")["triplets.parquet"] == contents(tmp_path / "b")["triplets.parquet"]
+
+
+def test_two_processes_never_pay_for_one_output(folder, tmp_path, small_blocks):
+    class Nested(Echo):
+        def __call__(self, questions):
+            with pytest.raises(ValueError, match="another process works there"):
+                run(folder, tmp_path)
+            yield from super().__call__(questions)
+
+    run(folder, tmp_path, Nested())
+
+
 def _start(folder, output, url):
     child = multiprocessing.get_context("fork").Process(target=_run_in_child, args=(folder, output, url))
     child.start()
@@ -363,6 +420,20 @@ def test_the_estimate_counts_before_anything_is_paid(folder, tmp_path, small_blo
 # --- filter, checks, report -------------------------------------------------------------------------------------------
 
 
+def test_a_refilter_finds_pictures_that_are_not_stored(folder, tmp_path, small_blocks, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    run(folder, tmp_path / "out", store_images="reference")
+    monkeypatch.chdir(tmp_path)
+    refilter(tmp_path / "out", {"similarity": 0.6})
+    assert len(list((tmp_path / "out" / "assets").iterdir())) == 12
+    assert "not at hand" not in (tmp_path / "out" / "report.html").read_text()
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    recipe["source_record"] |= {"path": "gone", "relative": "gone"}
+    (tmp_path / "out" / "recipe.json").write_text(json.dumps(recipe))
+    refilter(tmp_path / "out", {"similarity": 0.6})
+    assert "<img" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_refilter_equals_a_run_with_that_threshold(folder, tmp_path, small_blocks):
     run(folder, tmp_path / "a")
     run(folder, tmp_path / "b", threshold=0.8)
@@ -434,7 +505,33 @@ def test_card_and_report_say_how_it_was_made(folder, tmp_path, small_blocks):
     assert len(list((tmp_path / "assets").iterdir())) == 12
     report = (tmp_path / "report.html").read_text()
     assert report.count('class="triplet"') == 40 and "<svg" in report and "threshold 0.5" in report
-    assert str(tmp_path) not in card + report and str(folder.parent) not in card + report
+
+
+def test_nothing_that_is_written_names_this_machine_or_a_secret(folder, tmp_path, small_blocks, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with FakeLLM() as server:
+        secret = server.url.replace("//", "//user:password@")
+        settings = {"llm": str(tmp_path / "private" / "model"), "base_url": secret, "captioner": str(tmp_path / "blip")}
+        run(folder, tmp_path / "out", ChatGenerator(settings["llm"], secret), **settings)
+    table = pq.read_table(tmp_path / "out" / "triplets.parquet").to_pylist()
+    written = b"".join(contents(tmp_path / "out").values()).decode(errors="replace") + str(table)
+    for private in (str(tmp_path), str(folder.parent), "password", "sk-secret"):
+        assert private not in written
+    assert table[0]["generator"] == "model" and "`blip`" in written
+
+
+def test_half_a_surrogate_reaches_the_data_set_as_a_mark(folder, tmp_path, small_blocks):
+    odd = lambda images: [f"a red \ud800 thing {image.getpixel((0, 0))[0]}" for image in images]  # noqa: E731
+    sentences = SynCirModels(embed_images, odd, Echo(), embed_sentences, [])
+    recipe = build_triplets(folder, tmp_path / "out", config(threshold=-1), sentences, progress=False)
+    assert recipe["counts"]["kept"] > 0
+
+
+def test_a_file_name_that_is_no_unicode_is_named_first(tmp_path, small_blocks):
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    with pytest.raises(ValueError, match="ids in Unicode"):
+        run(tmp_path, tmp_path / "out")
 
 
 def test_html_in_an_answer_stays_text(folder, tmp_path, small_blocks):
@@ -498,12 +595,20 @@ def test_the_command_runs_estimates_and_refilters(folder, tmp_path, small_blocks
 
 @pytest.mark.parametrize(
     "arguments",
-    [["a"], ["a", "b", "--output", "o"], ["refilter", "a"], ["refilter", "nowhere", "--threshold", "0.5"]],
+    [["a"], ["a", "b", "--output", "o"], ["refilter", "a"], ["a", "--output", "o", "--set", "x"]],
 )
-def test_wrong_usage_is_one_line(arguments, capsys):
-    assert main(["syncir", *arguments]) == 1
+def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
+    assert main(["syncir", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_data_set_of_images_is_opened_by_path_and_split(folder, tmp_path):
-    assert len(open_source(str(folder)).ids) == NUM_IMAGES
+def test_a_threshold_may_be_given_at_once(folder, tmp_path, small_blocks, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline_module, "SynCirModels", lambda: models(Echo()))
+    command = ["syncir", str(folder), "--output", str(tmp_path / "out"), "--set", "num_workers=0", "--threshold", "0.6"]
+    assert main([*command, "--until", "pairs"]) == 0
+    assert "Done until pairs" in capsys.readouterr().out
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "####" in output and json.loads((tmp_path / "out" / "recipe.json").read_text())["thresholds"] == {
+        "similarity": 0.6
+    }

@@ -24,6 +24,13 @@ REFERENCE, TARGET = "a black dog on a beach", "a white dog in the snow"
         ("Change 2 dogs to 3 dogs", "Change 2 dogs to 3 dogs"),
         ("Put text: 'hello' on it", "Put text: 'hello' on it"),
         ("Change the answer key's colour", "Change the answer key's colour"),
+        ("Change 2-door car into a 4-door car", "Change 2-door car into a 4-door car"),
+        ("Change 10:30 to noon on the clock", "Change 10:30 to noon on the clock"),
+        ("Text-free sign instead", "Text-free sign instead"),
+        ("Here is the instruction: make it white", "make it white"),
+        ("The instruction is: make it white", "make it white"),
+        ("Query text (1): make it white", "make it white"),
+        ("<think>\nhm\n</think>\nmake it white", "make it white"),
     ],
 )
 def test_what_is_said_is_taken_out(answer, query_text):
@@ -48,6 +55,12 @@ def test_what_is_said_is_taken_out(answer, query_text):
 def test_what_cannot_be_used_has_a_reason(answer, reason):
     examples = [text for *_, text in FEW_SHOT_PROMPT.examples]
     assert parse_query_text(answer, REFERENCE, TARGET, examples) == (None, reason)
+
+
+def test_an_answer_that_was_cut_off_is_no_query_text():
+    said = "Make the dog white and put it in the"
+    assert parse_query_text(said, REFERENCE, TARGET, is_cut=True) == (None, "cut off")
+    assert parse_query_text(f"Make it white.\n{said}", REFERENCE, TARGET, is_cut=True) == ("Make it white.", None)
 
 
 def test_captions_stand_in_the_prompt_and_examples_before_them():

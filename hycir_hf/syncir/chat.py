@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 KEY_VARIABLE = "OPENAI_API_KEY"
 _FIRST_DELAY, _MAX_DELAY, _MAX_RETRY_AFTER = 0.5, 60.0, 600.0  # seconds
 _MAX_FAILURES_IN_A_ROW = 50
-_BATCH_SIZE = 20_000  # requests a batch file; the API allows 50,000 and 200 MB
+_BATCH_SIZE, _BATCH_BYTES = 20_000, 100_000_000  # of a batch file; the API allows 50,000 requests and 200 MB
 _BATCH_OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -99,29 +100,32 @@ class ChatGenerator(_Api):
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
         """Answer the questions, in the order in which the answers come."""
         waiting = iter(questions)
-        loop = asyncio.new_event_loop()
         client = self._client("AsyncOpenAI", timeout=self.timeout, max_retries=0)
         calls: set[asyncio.Task] = set()
+        loop = asyncio.new_event_loop()
         failures = 0
-        try:
-            while True:
-                calls |= {
-                    loop.create_task(self._ask(client, q)) for q in islice(waiting, self.concurrency - len(calls))
-                }
-                if not calls:
-                    return
-                done, calls = loop.run_until_complete(asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))
-                for question, outcome in _answers_first(done):
-                    failures = failures + 1 if isinstance(outcome, Failure) else 0
-                    yield question, outcome
-                    if isinstance(outcome, Failure) and failures >= _MAX_FAILURES_IN_A_ROW:
-                        raise ValueError(
-                            f"Expected answers from {self.base_url or 'the OpenAI API'}, but the last {failures} "
-                            f"questions got none ({outcome.reason}). Run the same command again when it answers."
-                        )
-        finally:
-            loop.run_until_complete(_end(calls, client))
-            loop.close()
+
+        async def next_answers() -> set[asyncio.Task]:
+            calls.update(loop.create_task(self._ask(client, q)) for q in islice(waiting, self.concurrency - len(calls)))
+            done = (await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))[0] if calls else set()
+            calls.difference_update(done)
+            return done
+
+        # In a thread of its own: where this is called, a notebook's loop may be running.
+        with ThreadPoolExecutor(1, "hycir-chat") as thread:
+            try:
+                while done := thread.submit(loop.run_until_complete, next_answers()).result():
+                    for question, outcome in _answers_first(done):
+                        failures = failures + 1 if isinstance(outcome, Failure) else 0
+                        yield question, outcome
+                        if isinstance(outcome, Failure) and failures >= _MAX_FAILURES_IN_A_ROW:
+                            raise ValueError(
+                                f"Expected answers from {self.base_url or 'the OpenAI API'}, but the last {failures} "
+                                f"questions got none ({outcome.reason}). Run the same command again when it answers."
+                            )
+            finally:
+                loop.call_soon_threadsafe(loop.stop)  # Ctrl-C comes while the thread still waits
+                thread.submit(_end, loop, client).result()
 
     async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
         """Ask until there is an answer, or the attempts are used up."""
@@ -129,9 +133,10 @@ class ChatGenerator(_Api):
 
         reason = ""
         for attempt in range(self.max_attempts):
-            delay = None
+            delay = 0.0
             try:
-                call = client.chat.completions.create(model=self.name, messages=question.messages, **self.parameters)
+                messages = await asyncio.to_thread(question.make_messages)  # may read pictures
+                call = client.chat.completions.create(model=self.name, messages=messages, **self.parameters)
                 return question, _answer_of(await asyncio.wait_for(call, self.timeout))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._stop(error) from error
@@ -144,19 +149,28 @@ class ChatGenerator(_Api):
                 delay = _retry_after(error.response.headers)
             except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
                 reason = "time-out" if "Timeout" in type(error).__name__ else type(error).__name__
-            except (ValueError, AttributeError, TypeError, IndexError) as error:  # a body that is no chat completion
+            except (ValueError, AttributeError, TypeError, LookupError) as error:  # a body that is no completion
                 reason = f"unreadable answer ({type(error).__name__})"
             if attempt + 1 < self.max_attempts:
                 backoff = min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
-                await asyncio.sleep(backoff if delay is None else delay)
+                await asyncio.sleep(max(delay, backoff))
         return question, Failure(f"{self.max_attempts} attempts, the last: {reason}")
 
 
-async def _end(calls: set[asyncio.Task], client: Any) -> None:
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    await client.close()
+def _end(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Cancel what is under way and close the loop."""
+
+    async def end() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+
+    with suppress(RuntimeError):  # a stop that came too late to be needed
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(end())
+    loop.close()
 
 
 def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer | Failure]]:
@@ -194,32 +208,51 @@ class BatchGenerator(_Api):
             try:
                 for batch in client.batches.list(limit=100):
                     if waiting and (batch.metadata or {}).get("hycir") == self._tag:
-                        for key, outcome in self._collect(client, batch.id):
-                            if key in waiting and isinstance(outcome, Answer):
-                                yield waiting.pop(key), outcome
-                left = iter(list(waiting.values()))
-                chunks = iter(lambda: list(islice(left, _BATCH_SIZE)), [])
-                submitted = [(self._submit(client, chunk), chunk) for chunk in chunks]
-                for batch_id, chunk in submitted:
+                        yield from self._collect_earlier(client, batch, waiting)
+                submitted = [(self._submit(client, lines), keys) for keys, lines in self._files(waiting)]
+                for batch_id, keys in submitted:
                     outcomes = dict(self._collect(client, batch_id))
-                    for question in chunk:
-                        yield question, outcomes.get(question.key, Failure("the batch ended without an answer"))
+                    for key in keys:
+                        yield waiting[key], outcomes.get(key, Failure("the batch ended without an answer"))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._stop(error) from error
 
-    def _submit(self, client: Any, chunk: list[Question]) -> str:
-        requests = [
-            {
-                "custom_id": question.key,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": {"model": self.name, "messages": question.messages, **self.parameters},
-            }
-            for question in chunk
-        ]
-        content = "".join(json.dumps(request, ensure_ascii=False) + "\n" for request in requests).encode()
+    def _collect_earlier(
+        self, client: Any, batch: Any, waiting: dict[str, Question]
+    ) -> Iterator[tuple[Question, Answer | Failure]]:
+        """Take from an earlier batch the answers that are wanted; others' batches are not waited for."""
+        if batch.status in ("failed", "cancelled") or not batch.input_file_id:
+            return
+        asked = {json.loads(line)["custom_id"] for line in _lines(client, batch.input_file_id)}
+        if asked.isdisjoint(waiting):
+            return
+        for key, outcome in self._collect(client, batch.id):
+            if key in waiting and isinstance(outcome, Answer):
+                yield waiting.pop(key), outcome
+
+    def _files(self, waiting: dict[str, Question]) -> Iterator[tuple[list[str], list[str]]]:
+        """Cut the questions into files: keys and lines."""
+        keys: list[str] = []
+        lines: list[str] = []
+        size = 0
+        for question in waiting.values():
+            body = {"model": self.name, "messages": question.messages, **self.parameters}
+            request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+            line = json.dumps(request) + "\n"
+            if keys and (len(keys) == _BATCH_SIZE or size + len(line) > _BATCH_BYTES):
+                yield keys, lines
+                keys, lines, size = [], [], 0
+            keys.append(question.key)
+            lines.append(line)
+            size += len(line)
+        if keys:
+            yield keys, lines
+
+    def _submit(self, client: Any, lines: list[str]) -> str:
+        content = "".join(lines).encode()
         file = client.files.create(file=("questions.jsonl", content), purpose="batch")
-        return client.batches.create(
+        once = client.with_options(max_retries=0)  # a second try could make a second batch; the next run finds this one
+        return once.batches.create(
             input_file_id=file.id,
             endpoint="/v1/chat/completions",
             completion_window="24h",
@@ -230,11 +263,19 @@ class BatchGenerator(_Api):
         """Wait for a batch, then read its answers and errors by question key."""
         while (batch := client.batches.retrieve(batch_id)).status not in _BATCH_OVER:
             time.sleep(self.poll_seconds)
+        if batch.status == "failed":
+            errors = [error.message for error in (batch.errors.data if batch.errors else None) or []]
+            raise self._stop(ValueError(f"batch {batch_id} failed: {'; '.join(map(str, errors)) or 'no reason given'}"))
         for file_id in (batch.output_file_id, batch.error_file_id):
-            for line in client.files.content(file_id).text.splitlines() if file_id else []:
-                with suppress(ValueError, KeyError):
+            for line in _lines(client, file_id) if file_id else ():
+                with suppress(ValueError, LookupError):
                     record = json.loads(line)
                     yield record["custom_id"], _batch_outcome(record)
+
+
+def _lines(client: Any, file_id: str) -> list[str]:
+    """A file's lines; `splitlines` would also cut at the rarer line ends inside an answer."""
+    return [line for line in client.files.content(file_id).text.split("\n") if line]
 
 
 def _batch_outcome(record: dict[str, Any]) -> Answer | Failure:
@@ -245,32 +286,30 @@ def _batch_outcome(record: dict[str, Any]) -> Answer | Failure:
 
     try:
         return _answer_of(ChatCompletion.model_validate(response["body"]))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         return Failure(f"unreadable answer ({type(error).__name__})")
 
 
-def _answer_of(completion: Any) -> Answer | Failure:
-    """Read a chat completion; raises if it is none."""
+def _answer_of(completion: Any) -> Answer:
+    """Read a chat completion; raises if it is none. A refusal is an answer too: asked again, it is paid again."""
     choice = completion.choices[0]
-    if choice.finish_reason == "content_filter":
-        return Failure("stopped by the endpoint's content filter")
-    text = choice.message.content
-    if not isinstance(text, str):
+    said = choice.message.content or getattr(choice.message, "refusal", None) or ""
+    if not isinstance(said, str):
         raise TypeError("the answer holds no text")
-    usage = completion.usage
-    return Answer(text, getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
+    counts = (getattr(completion.usage, f"{side}_tokens", 0) for side in ("prompt", "completion"))
+    prompt_tokens, completion_tokens = (count if isinstance(count, int) else 0 for count in counts)
+    text = said.encode("utf-8", errors="replace").decode()  # half a surrogate cannot be stored
+    return Answer(text, prompt_tokens, completion_tokens, is_cut=choice.finish_reason == "length")
 
 
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that the server asks to wait for; None where it does not say."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
+def _retry_after(headers: Any) -> float:
+    """Seconds that the server asks to wait for; 0 where it does not say."""
+    value = headers.get("retry-after", "0")
     try:
         seconds = float(value)
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (TypeError, ValueError):
-            return None
+            return 0.0
     return min(max(0.0, seconds), _MAX_RETRY_AFTER)

@@ -16,6 +16,7 @@ EmbedSentences = Callable[[list[str]], np.ndarray]
 
 THRESHOLD = 0.7  # Paper: with BERT; another embedder wants another one, chosen by the share that it keeps
 EQUAL_CAPTIONS = "equal captions"
+_BLOCK = 16_384  # triplets
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,15 @@ def language_similarity(
     different = sorted({*reference_captions, *query_texts, *target_captions})
     row_of_text = {text: row for row, text in enumerate(different)}
     embedded = np.asarray(embed_sentences(different), dtype=np.float32)  # (texts, D)
-    reference, query, target = (
-        embedded[[row_of_text[text] for text in texts]] for texts in (reference_captions, query_texts, target_captions)
-    )
-    return cosine(reference + query, target)
+    sides = [
+        np.array([row_of_text[text] for text in texts], dtype=np.int64)
+        for texts in (reference_captions, query_texts, target_captions)
+    ]
+    similarity: np.ndarray = np.zeros(len(query_texts), dtype=np.float32)
+    for start in range(0, len(similarity), _BLOCK):  # keeps memory flat
+        reference, query, target = (embedded[side[start : start + _BLOCK]] for side in sides)
+        similarity[start : start + _BLOCK] = cosine(reference + query, target)
+    return similarity
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

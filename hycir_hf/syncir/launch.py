@@ -1,6 +1,7 @@
 """SynCir in the processes of `accelerate launch`: they share features and captions, the first does the rest."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 from .pipeline import SynCirRun
@@ -30,7 +31,11 @@ def run_launched(run: SynCirRun, until: str | None, num_shards: int, shard_index
         return run.run(until, num_shards, shard_index)
     from accelerate import PartialState
 
-    state = PartialState(cpu=run.device == "cpu")
+    if num_shards > 1:
+        raise ValueError(
+            "Expected --num-shards 1 under `accelerate launch`, which shares the stages itself. Leave it out."
+        )
+    state = PartialState(cpu=run.device == "cpu", timeout=timedelta(days=7))  # the others wait for the first's stages
     for stage in ("features", "pairs", "captions"):
         if stage != "pairs":
             run.run(stage, state.num_processes, state.process_index)

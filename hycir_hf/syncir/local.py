@@ -1,5 +1,6 @@
 """Answering questions by a `transformers` model in this process, for machines without an endpoint."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -30,7 +31,7 @@ class LocalGenerator:
         self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
         self.parameters = {"max_new_tokens": max_new_tokens}
         self.pool_size = batch_size * _SORTED_AT_ONCE
-        tokenizer.padding_side = "left"
+        self._cached: tuple[tuple[int, ...], Any] | None = None
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -48,27 +49,70 @@ class LocalGenerator:
         """Answer the questions, pool by pool; within one the longest come first."""
         waiting = iter(questions)
         while pool := list(islice(waiting, self.pool_size)):
-            prompts = [
-                self.tokenizer.apply_chat_template(question.messages, tokenize=False, add_generation_prompt=True)
-                for question in pool
-            ]
+            prompts = [self._ids(question) for question in pool]
+            prefix = _common_prefix(prompts)
             order = sorted(range(len(pool)), key=lambda i: -len(prompts[i]))
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
-                answers = self._answer([prompts[row] for row in rows])
+                answers = self._answer([prompts[row] for row in rows], prefix)
                 yield from zip([pool[row] for row in rows], answers, strict=True)
 
-    def _answer(self, prompts: list[str]) -> list[Answer]:
+    def _ids(self, question: Question) -> list[int]:
+        text = self.tokenizer.apply_chat_template(question.messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _answer(self, prompts: list[list[int]], prefix: list[int]) -> list[Answer]:
+        """Answer a batch; what all prompts of the pool begin with is run through the model once."""
         import torch
 
-        inputs = self.tokenizer(prompts, padding=True, add_special_tokens=False, return_tensors="pt")
-        inputs = inputs.to(self.model.device)
+        pad = self.tokenizer.pad_token_id
+        longest = max(map(len, prompts))
+        rows, mask = [], []
+        for prompt in prompts:  # padding stands between the prefix and the rest
+            gap = longest - len(prompt)
+            rows.append([*prefix, *[pad] * gap, *prompt[len(prefix) :]])
+            mask.append([*[1] * len(prefix), *[0] * gap, *[1] * (len(prompt) - len(prefix))])
+        device = self.model.device
         with torch.inference_mode():
             generated = self.model.generate(
-                **inputs, do_sample=False, pad_token_id=self.tokenizer.pad_token_id, **self.parameters
+                input_ids=torch.tensor(rows, device=device),  # (B, L)
+                attention_mask=torch.tensor(mask, device=device),
+                past_key_values=self._prefix_cache(tuple(prefix), len(prompts)),
+                do_sample=False,
+                pad_token_id=pad,
+                **self.parameters,
             )  # (B, L + new)
-        new = generated[:, inputs["input_ids"].shape[1] :]
-        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        prompt_lengths = inputs["attention_mask"].sum(1).tolist()
-        lengths = (new != self.tokenizer.pad_token_id).sum(1).tolist()
-        return [Answer(text, *counts) for text, *counts in zip(texts, prompt_lengths, lengths, strict=True)]
+        new = generated[:, longest:].tolist()
+        ends = set(_as_list(self.model.generation_config.eos_token_id)) | {self.tokenizer.eos_token_id}
+        answers = []
+        for prompt, ids in zip(prompts, new, strict=True):
+            length = next((i for i, id_ in enumerate(ids) if id_ in ends), None)
+            written = ids if length is None else ids[:length]
+            text = self.tokenizer.decode(written, skip_special_tokens=True)
+            answers.append(Answer(text, len(prompt), len(written), is_cut=length is None))
+        return answers
+
+    def _prefix_cache(self, prefix: tuple[int, ...], batch_size: int) -> Any:
+        """Keys and values of a prefix, for a batch; None for an empty one."""
+        import torch
+
+        if not prefix:
+            return None
+        if self._cached is None or self._cached[0] != prefix:
+            with torch.inference_mode():
+                output = self.model(torch.tensor([prefix], device=self.model.device), use_cache=True)
+            self._cached = prefix, output.past_key_values
+        cache = copy.deepcopy(self._cached[1])
+        cache.batch_repeat_interleave(batch_size)
+        return cache
+
+
+def _common_prefix(prompts: list[list[int]]) -> list[int]:
+    """What all begin with; at least one token of each is left."""
+    first, last = min(prompts), max(prompts)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: min(shared, min(map(len, prompts)) - 1)]
+
+
+def _as_list(ids: Any) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
 from ..retrieval import ImageSource
+from ..retrieval.sources import source_from_record
 from ..schemas import TRIPLET, UNLABELED
 from .filtering import FilterResult, low_score_reason, split_triplets
-from .report import dropped_counts, render_card, render_report, sample_rows
+from .report import draw_histogram, dropped_counts, render_card, render_report, sample_rows
 
-RECIPE = "recipe.json"
+RECIPE, STAGING = "recipe.json", ".work/staging"
 GENERATOR_FEATURES = Features(
     {
         "triplet_id": Value("int64"),  # number of the pair it was made from
@@ -31,7 +33,7 @@ GENERATOR_FEATURES = Features(
     }
 )
 _PART_BYTES = 400_000_000
-_ROW_GROUP = 256  # images
+_ROW_GROUP, _GROUP_BYTES = 256, 64_000_000  # images, or so many bytes of them
 _EXAMPLES = 6
 
 
@@ -57,13 +59,12 @@ def write_dataset(
         result (`FilterResult`): The triplets.
         recipe (`dict`): How they were made: settings, thresholds, counts, versions.
     """
-    staging = output / ".work" / "staging"
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / "images").mkdir(parents=True)
+    staging = _new_staging(output)
+    (staging / "images").mkdir()
     _write_images(staging / "images", source, captions, recipe["settings"]["store_images"] == "embed")
     rows = {id_: row for row, id_ in enumerate(source.ids)}
     _write_texts(staging, result, recipe, lambda id_: source.load(rows[id_]))
-    _move_into_place(staging, output)
+    finish_move(output)
 
 
 def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> d
         ValueError: If the folder is no finished SynCir data set, or has no such score.
     """
     directory = Path(directory)
+    finish_move(directory)
     recipe = read_recipe(directory)
     unknown = [name for name in thresholds if name not in recipe["thresholds"]]
     if unknown:
@@ -99,13 +101,10 @@ def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> d
     order = sorted(range(len(reasons)), key=merged["triplet_id"].__getitem__)
     columns = {name: [values[row] for row in order] for name, values in merged.items()}
     result = split_triplets(columns, [reasons[row] for row in order], recipe["thresholds"])
-    staging = directory / ".work" / "staging"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     recipe["counts"] |= count_results(result)
-    pictures = _StoredPictures(directory)
-    _write_texts(staging, result, recipe, pictures.load)
-    _move_into_place(staging, directory)
+    recipe["histogram"] = draw_histogram(result)
+    _write_texts(_new_staging(directory), result, recipe, _StoredPictures(directory, recipe["source_record"]).load)
+    finish_move(directory)
     return recipe
 
 
@@ -129,14 +128,12 @@ def _write_images(folder: Path, source: ImageSource, captions: list[str | None],
     features = UNLABELED if embed else Features({k: v for k, v in UNLABELED.items() if not isinstance(v, Image)})
     rows = [row for row, caption in enumerate(captions) if caption is not None]
     part, written, writer = 0, 0, None
-    for start in range(0, len(rows), _ROW_GROUP):
-        group = rows[start : start + _ROW_GROUP]
+    for group in _row_groups(source, rows, embed):
         columns: dict[str, list[Any]] = {
-            "image_id": [source.ids[row] for row in group],
-            "caption": [captions[row] for row in group],
+            "image_id": [source.ids[row] for row, _ in group],
+            "caption": [captions[row] for row, _ in group],
+            "image": [{"bytes": content, "path": None} for _, content in group],
         }
-        if embed:
-            columns["image"] = [{"bytes": source.read_bytes(row), "path": None} for row in group]
         table = pa.table({name: columns[name] for name in features}, schema=features.arrow_schema)
         if writer is None:
             writer = pq.ParquetWriter(folder / f"part-{part:05d}.parquet", features.arrow_schema)
@@ -147,6 +144,21 @@ def _write_images(folder: Path, source: ImageSource, captions: list[str | None],
             part, written, writer = part + 1, 0, None
     if writer is not None:
         writer.close()
+
+
+def _row_groups(source: ImageSource, rows: list[int], embed: bool) -> Iterator[list[tuple[int, bytes | None]]]:
+    """Rows with their pictures' files, as many at once as memory should hold."""
+    group: list[tuple[int, bytes | None]] = []
+    size = 0
+    for row in rows:
+        content = source.read_bytes(row) if embed else None
+        group.append((row, content))
+        size += len(content or b"")
+        if len(group) == _ROW_GROUP or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _write_texts(staging: Path, result: FilterResult, recipe: dict[str, Any], load_picture: Any) -> None:
@@ -163,7 +175,8 @@ def _write_texts(staging: Path, result: FilterResult, recipe: dict[str, Any], lo
             if picture is not None:
                 picture.thumbnail((256, 256))
                 picture.save(staging / "assets" / f"{number}-{side}.png")
-    (staging / "README.md").write_text(render_card(result, recipe, examples), encoding="utf-8")
+    assets = {path.name for path in (staging / "assets").iterdir()}
+    (staging / "README.md").write_text(render_card(result, recipe, examples, assets), encoding="utf-8")
     report = render_report(result, recipe, lambda id_: _picture_or_none(load_picture, id_))
     (staging / "report.html").write_text(report, encoding="utf-8", errors="backslashreplace")
     text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
@@ -187,11 +200,27 @@ def _picture_or_none(load_picture: Any, id_: str) -> Any:
         return None
 
 
-def _move_into_place(staging: Path, output: Path) -> None:
-    """Replace the finished parts one by one; without `recipe.json` in between, since the folder is not whole then."""
+def _new_staging(output: Path) -> Path:
+    """An empty folder beside the result; the recipe is written into it last, which makes it ready to be moved."""
+    staging = output / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def finish_move(output: Path) -> None:
+    """Move what is ready into place, part by part; a move that was cut short goes on.
+
+    The old `recipe.json` goes first and the new one comes last: a folder that has it is whole.
+    """
+    staging = output / STAGING
+    if not (staging / RECIPE).is_file():
+        return
+    counts = json.loads((staging / RECIPE).read_text(encoding="utf-8"))["counts"]
     (output / RECIPE).unlink(missing_ok=True)
-    for name in ("triplets.parquet", "dropped.parquet", "assets"):
-        _remove(output / name)  # a part that is empty now is not written
+    for name, count in (("triplets.parquet", counts["kept"]), ("dropped.parquet", sum(counts["dropped"].values()))):
+        if not count:  # a part without rows has no file
+            _remove(output / name)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == RECIPE):
         _remove(output / path.name)
         path.replace(output / path.name)
@@ -206,9 +235,10 @@ def _remove(place: Path) -> None:
 
 
 class _StoredPictures:
-    """The pictures that a data set embeds, by id; KeyError where it holds none."""
+    """The pictures of a data set by id: those that it embeds, or those that its recipe's source holds."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, record: dict[str, Any]) -> None:
+        self.directory, self.record = directory, record
         self.paths = sorted((directory / "images").glob("part-*.parquet"))
         self._place: dict[str, tuple[Path, int]] | None = None
 
@@ -221,9 +251,13 @@ class _StoredPictures:
         path, group = self._place[id_]
         file = pq.ParquetFile(path)
         if "image" not in file.schema_arrow.names:
-            raise KeyError(id_)
+            return self._source.load(self._source.ids.index(id_))
         table = file.read_row_group(group, columns=["image_id", "image"])
         return load_image(table["image"][table["image_id"].to_pylist().index(id_)].as_py()["bytes"])
+
+    @cached_property
+    def _source(self) -> Any:
+        return source_from_record(self.record, self.directory)
 
 
 def _ids_of(path: Path) -> Iterator[tuple[str, tuple[Path, int]]]:

@@ -9,14 +9,16 @@ import hashlib
 import io
 import json
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..retrieval import ImageSource, open_source
@@ -25,10 +27,10 @@ from .blocks import BlockStore, map_images
 from .checks import Check
 from .config import SynCirConfig
 from .filtering import EQUAL_CAPTIONS, EmbedSentences, are_equal, split_triplets
-from .output import RECIPE, count_results, read_recipe, write_dataset
+from .output import RECIPE, count_results, finish_move, read_recipe, write_dataset
 from .pairs import find_image_groups, pairs_of_groups
-from .query_text import parse_query_text
-from .report import NO_ANSWER, UNUSABLE
+from .query_text import Messages, parse_query_text
+from .report import NO_ANSWER, NO_CAPTION, UNUSABLE, draw_histogram
 from .scoring import TEXTS, Scoring
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ STAGES = ("features", "pairs", "captions", "query_texts")
 """Stages that a run can end after; the filter and the output follow."""
 
 _SHARED_STAGES = ("features", "captions", "query_texts")
-_IMAGE_BLOCK = 512  # rows
+_BATCHES_A_BLOCK = 8
+_RUN_ONLY = ("concurrency", "timeout", "max_attempts", "num_workers")  # settings that cannot change the result
 _URL_SIDE = 512  # pixels of a picture that is sent to a vision model
 _CHARACTERS_A_TOKEN, _TOKENS_AN_ANSWER = 4, 15  # English, roughly
 _VERSIONS = ("hycir_hf", "torch", "transformers", "sentence-transformers", "faiss-cpu")
@@ -134,14 +137,28 @@ class SynCirRun:
         self.output, self.work = Path(output), Path(output) / ".work"
         self.config, self.models = config or SynCirConfig(), models or SynCirModels()
         self.device, self.progress = device, progress
+        for id_ in self.source.ids:
+            if id_ != _storable(id_):
+                raise ValueError(f"Expected ids in Unicode, but found {id_!r}. Rename that file.")
         self.failures: dict[str, str] = {}
 
     def run(self, until: str | None = None, num_shards: int = 1, shard_index: int = 0) -> dict[str, Any] | None:
         """Run the stages, one after the other."""
         _check_shards(until, num_shards, shard_index)
+        self.work.mkdir(parents=True, exist_ok=True)
+        finish_move(self.output)
         if until is None and (finished := self._finished()) is not None:
             return finished
-        self.work.mkdir(parents=True, exist_ok=True)
+        name = "whole" if num_shards == 1 else f"{until}-{shard_index}-of-{num_shards}"
+        try:
+            with FileLock(self.work / f"{name}.lock", timeout=0):
+                return self._run(until, num_shards, shard_index)
+        except Timeout as error:
+            raise ValueError(
+                f"Expected to be alone in {self.output}, but another process works there. Wait for it, or end it."
+            ) from error
+
+    def _run(self, until: str | None, num_shards: int, shard_index: int) -> dict[str, Any] | None:
         self._encode(num_shards, shard_index)
         if until == "features":
             return None
@@ -163,14 +180,19 @@ class SynCirRun:
         self._find_pairs()
         self._write_captions(1, 0)
         answers = AnswerStore(self._answers_place)
-        open_questions = list(unanswered(self._questions(), answers))
-        characters = sum(len(text) for question in open_questions for text in _texts_of(question))
-        return Estimate(
-            len({question.key for question in self._questions()}),
-            len({question.key for question in self._questions() if question.key in answers}),
-            -(-characters // _CHARACTERS_A_TOKEN),
-            _TOKENS_AN_ANSWER * len(open_questions),
-        )
+        seen: set[str] = set()
+        answered = characters = 0
+        for reference, target in self._pairs["pairs"].tolist():
+            question = self._question(reference, target)
+            if question is None or question.key in seen:
+                continue
+            seen.add(question.key)
+            if question.key in answers:
+                answered += 1
+            else:
+                characters += sum(map(len, _texts_of(self._messages(reference, target, urls=["", ""]))))
+        left = len(seen) - answered
+        return Estimate(len(seen), answered, -(-characters // _CHARACTERS_A_TOKEN), _TOKENS_AN_ANSWER * left)
 
     # --- image pair extraction ----------------------------------------------------------------------------------------
 
@@ -182,7 +204,11 @@ class SynCirRun:
     @cached_property
     def _features(self) -> BlockStore:
         key = [self._source_key, self.config.image_encoder, self.config.batch_size]
-        return BlockStore(self.work / "features", key, len(self.source.ids), _IMAGE_BLOCK)
+        return BlockStore(self.work / "features", key, len(self.source.ids), self._image_block)
+
+    @property
+    def _image_block(self) -> int:
+        return _BATCHES_A_BLOCK * self.config.batch_size
 
     def _encode(self, num_shards: int, shard_index: int) -> None:
         if not self._features.pending(num_shards, shard_index):
@@ -219,6 +245,11 @@ class SynCirRun:
             return
         _check_whole(self._features, "features")
         features, rows = self._features.vectors()
+        norms = np.linalg.norm(features, axis=1) if len(rows) else np.zeros(0)
+        usable = np.isfinite(norms) & (norms > 0)
+        if not usable.all():
+            logger.warning("%d images have no usable features and are in no pair.", int((~usable).sum()))
+            features, rows = features[usable], rows[usable]
         if not len(rows):
             reason = next(iter(self._features.reasons().values()), "none")
             raise ValueError(
@@ -244,7 +275,7 @@ class SynCirRun:
             chosen = np.sort(np.random.default_rng(config.seed).permutation(len(pairs))[: config.max_pairs])
             pairs, group_ids = pairs[chosen], group_ids[chosen]
         self._pairs_place.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._pairs_place.with_suffix(".tmp.npz")
+        aside = self._pairs_place.with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
         np.savez(aside, pairs=rows[pairs], group_ids=group_ids, num_groups=len(groups), num_pairs=num_pairs)
         aside.replace(self._pairs_place)
 
@@ -261,7 +292,7 @@ class SynCirRun:
     @cached_property
     def _caption_store(self) -> BlockStore:
         key = [self._source_key, self.config.captioner, self.config.batch_size]
-        return BlockStore(self.work / "captions", key, len(self.source.ids), _IMAGE_BLOCK)
+        return BlockStore(self.work / "captions", key, len(self.source.ids), self._image_block)
 
     def _write_captions(self, num_shards: int, shard_index: int) -> None:
         if self.config.caption_column is not None or not self._caption_store.pending(num_shards, shard_index):
@@ -270,7 +301,9 @@ class SynCirRun:
             from .models import load_captioner
 
             self.models.caption = load_captioner(self.config.captioner, self.device)
-        self._map_images(self._caption_store, self.models.caption, "Captions", num_shards, shard_index)
+        write = self.models.caption
+        storable = lambda images: [_storable(text) for text in write(images)]  # noqa: E731
+        self._map_images(self._caption_store, storable, "Captions", num_shards, shard_index)
 
     @cached_property
     def _captions(self) -> list[str | None]:
@@ -283,7 +316,7 @@ class SynCirRun:
             raise ValueError("Expected a data set for caption_column, but the images are a folder. Leave it out.")
         unreadable = self._features.reasons()
         return [
-            None if row in unreadable else str(text or "")
+            None if row in unreadable else _storable(str(text or ""))
             for row, text in enumerate(column(self.config.caption_column))
         ]
 
@@ -323,13 +356,24 @@ class SynCirRun:
         captions = self._captions[reference], self._captions[target]
         if not captions[0] or not captions[1] or are_equal(*captions):  # type: ignore[arg-type]
             return None
-        urls = [self._picture_url(row) for row in (reference, target)] if self.config.prompt == "vision" else []
-        return make_question(self._generator, self._prompt.messages(captions[0], captions[1], urls))
+        if self.config.prompt != "vision":
+            return make_question(self._generator, self._messages(reference, target))
+        ids = [f"picture {self.source.ids[row]} {self.source.stamp(row)}" for row in (reference, target)]
+        key = self._messages(reference, target, urls=ids)  # the pictures are read when the question is asked
+        urls = lambda: [self._picture_url(row) for row in (reference, target)]  # noqa: E731
+        return make_question(self._generator, key, lambda: self._messages(reference, target, urls()))
+
+    def _messages(self, reference: int, target: int, urls: Sequence[str] = ()) -> Messages:
+        shown = urls if self.config.prompt == "vision" else ()
+        return self._prompt.messages(self._captions[reference] or "", self._captions[target] or "", shown)
 
     def _questions(self) -> Iterator[Question]:
+        """The different questions, in the pairs' order."""
+        seen: set[str] = set()
         for reference, target in self._pairs["pairs"].tolist():
             question = self._question(reference, target)
-            if question is not None:
+            if question is not None and question.key not in seen:
+                seen.add(question.key)
                 yield question
 
     @cached_property
@@ -342,13 +386,14 @@ class SynCirRun:
 
     def _ask(self, num_shards: int, shard_index: int) -> None:
         answers = AnswerStore(self._answers_place)
-        mine = (q for q in self._questions() if num_shards == 1 or int(q.key, 16) % num_shards == shard_index)
-        different = dict.fromkeys(question.key for question in mine)
+        pool_size = self._generator.pool_size
+        of_shard = lambda number: (number // pool_size) % num_shards == shard_index  # noqa: E731 - pools stay whole
+        different = [question.key for number, question in enumerate(self._questions()) if of_shard(number)]
         done = sum(key in answers for key in different)
         if done == len(different):
             return
-        mine = (question for question in self._questions() if question.key in different)
-        waiting = unanswered(mine, answers, self._generator.pool_size)
+        mine = (question for number, question in enumerate(self._questions()) if of_shard(number))
+        waiting = unanswered(mine, answers, pool_size)
         failures = 0
         try:
             with tqdm(
@@ -373,7 +418,8 @@ class SynCirRun:
         """All pairs as columns, why a pair has no query text, and the counts so far."""
         answers = AnswerStore(self._answers_place)
         ids, captions = self.source.ids, self._captions
-        example_texts = [text for *_, text in self._prompt.examples]
+        # The user's own examples are of the images' domain: there an answer may rightly be one of theirs.
+        example_texts = [text for *_, text in self._prompt.examples] if self.config.examples is None else []
         names = ("reference_id", "target_id", "query_text", "reference_caption", "target_caption", "answer")
         columns: dict[str, list[Any]] = {name: [] for name in names}
         reasons: list[str | None] = []
@@ -382,18 +428,30 @@ class SynCirRun:
             question = self._question(reference, target)
             query_text, answer, reason = None, None, None
             if question is None:
-                reason = EQUAL_CAPTIONS
+                reason = EQUAL_CAPTIONS if captions[reference] and captions[target] else NO_CAPTION
             else:
                 asked[question.key] = None
                 if question.key in answers:
-                    answer = answers[question.key].text
+                    found = answers[question.key]
+                    answer = found.text
                     query_text, why = parse_query_text(
-                        answer, captions[reference] or "", captions[target] or "", example_texts
+                        answer,
+                        captions[reference] or "",
+                        captions[target] or "",
+                        example_texts,
+                        is_cut=found.is_cut,
                     )
                     reason = why and f"{UNUSABLE}: {why}"
                 else:
                     reason = f"{NO_ANSWER}: {self.failures.get(question.key, 'not asked')}"
-            row = (ids[reference], ids[target], query_text or "", captions[reference], captions[target], answer or "")
+            row = (
+                ids[reference],
+                ids[target],
+                query_text or "",
+                captions[reference] or "",
+                captions[target] or "",
+                answer or "",
+            )
             for name, value in zip(names, row, strict=True):
                 columns[name].append(value)
             reasons.append(reason)
@@ -427,7 +485,7 @@ class SynCirRun:
     def _check_features(self, check: Check) -> BlockStore:
         """What a check's model says of every image."""
         key = [self._source_key, check.key]
-        store = BlockStore(self.work / "check_features", key, len(self.source.ids), _IMAGE_BLOCK)
+        store = BlockStore(self.work / "check_features", key, len(self.source.ids), self._image_block)
         self._map_images(store, check.encode_images, f"{type(check).__name__} features")
         return store
 
@@ -461,7 +519,7 @@ class SynCirRun:
                 **scores,
                 "group_id": self._pairs["group_ids"].tolist(),
                 "triplet_id": list(range(total)),
-                "generator": [generator.name] * total,
+                "generator": [public_path(generator.name)] * total,
                 "prompt": [self._prompt.name] * total,
             },
             reasons,
@@ -482,15 +540,15 @@ class SynCirRun:
             **count_results(result),
         }
         recipe = {
-            "settings": config.to_dict(),
+            "settings": self._public_settings,
             "source": self._source_name,
-            "generator": generator.name,
-            "captions_by": f"the column `{config.caption_column}`"
-            if config.caption_column
-            else f"`{config.captioner}`",
+            "source_record": self._source_record,
+            "generator": public_path(generator.name),
+            "captions_by": self._captions_by,
             "thresholds": thresholds,
             "counts": counts,
-            "versions": {name: version(name) for name in _VERSIONS if _is_installed(name)},
+            "histogram": draw_histogram(result),
+            "versions": {name: number for name in _VERSIONS if (number := _version_of(name))},
             "key": self._key,
         }
         write_dataset(self.output, self.source, self._captions, result, recipe)
@@ -501,15 +559,33 @@ class SynCirRun:
     @property
     def _source_name(self) -> str:
         """The images as the card names them: no folder of this machine."""
-        record = self.source.describe()
-        path = str(record.get("path", "images"))
-        name = Path(path).name if Path(path).is_absolute() else path
+        record = self._source_record
+        name = record.get("path", "images")
         return ":".join(part for part in (name, record.get("config"), record.get("split")) if part)
+
+    @property
+    def _captions_by(self) -> str:
+        column = self.config.caption_column
+        return f"`{public_path(self.config.captioner)}`" if column is None else f"the column `{column}`"
+
+    @property
+    def _source_record(self) -> dict[str, Any]:
+        """Where the images lie, as others may read it; with the way from the output where both are in one tree."""
+        record = self.source.describe(self.output)
+        public = public_path(str(record.get("path", "images")))
+        is_outside = not Path(str(record.get("path", ""))).is_relative_to(Path.cwd())
+        return {k: v for k, v in record.items() if k != "relative" or not is_outside} | {"path": public}
+
+    @property
+    def _public_settings(self) -> dict[str, Any]:
+        """The settings without folders of this machine, without secrets, and without what cannot change the result."""
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in _RUN_ONLY}
+        return {name: public_path(value) if isinstance(value, str) else value for name, value in settings.items()}
 
     @property
     def _key(self) -> str:
         """What a finished data set must have been made from, to be left as it is."""
-        return hashlib.sha256(json.dumps([self._source_key, self.config.to_dict()]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([self._source_key, self._public_settings]).encode()).hexdigest()[:32]
 
     def _finished(self) -> dict[str, Any] | None:
         """The recipe of a data set that these settings and images made before; None if questions are still open."""
@@ -518,6 +594,18 @@ class SynCirRun:
         recipe = read_recipe(self.output)
         is_same = recipe["key"] == self._key and recipe["counts"]["answered"] == recipe["counts"]["questions"]
         return recipe if is_same else None
+
+
+def public_path(text: str) -> str:
+    """A path or address as others may read it: relative to the working folder or its last part alone; no password."""
+    if "://" in text:
+        scheme, _, rest = text.partition("://")
+        host, slash, place = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{place.partition('?')[0]}"
+    path = Path(text)
+    if not path.is_absolute():
+        return text
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _check_shards(until: str | None, num_shards: int, shard_index: int) -> None:
@@ -543,8 +631,8 @@ def _check_whole(store: BlockStore, stage: str) -> None:
         )
 
 
-def _texts_of(question: Question) -> Iterator[str]:
-    for message in question.messages:
+def _texts_of(messages: Messages) -> Iterator[str]:
+    for message in messages:
         content = message["content"]
         yield from [content] if isinstance(content, str) else (part["text"] for part in content if "text" in part)
 
@@ -557,8 +645,13 @@ def _as_url(picture: Any) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _is_installed(name: str) -> bool:
-    from importlib.util import find_spec
+def _storable(text: str) -> str:
+    """Text without half surrogates, which no file can hold."""
+    return text.encode("utf-8", errors="replace").decode()
 
-    modules = {"sentence-transformers": "sentence_transformers", "faiss-cpu": "faiss"}
-    return find_spec(modules.get(name, name)) is not None
+
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -82,8 +82,9 @@ VISION_PROMPT = Prompt(
 PROMPTS = {prompt.name: prompt for prompt in (PAPER_PROMPT, FEW_SHOT_PROMPT, VISION_PROMPT)}
 
 _LABEL = re.compile(
-    r"^(?:\W*)(?:short |edit(?:ing)? |final |the )*(?:instructions?|query(?: text)?|modification(?: text)?|answer|edit|"
-    r"change|output|text)\s*(?:\(?\d*\)?)\s*[:\-–—]\s*",
+    r"^\W*(?:here(?:'s| is)\s+)?(?:(?:a|an|my|the|short|brief|simple|edit(?:ing)?|final)\s+)*"
+    r"(?:instructions?|query(?: text)?|modification(?: text)?|answer|edit|change|output|text)"
+    r"(?:\s*\(\d+\))?(?:\s+is)?\W{0,2}(?::\**|\s[-–—]\s)\s*",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
@@ -104,11 +105,17 @@ _REFUSAL = re.compile(
 _PROMPT_WORDS = re.compile(
     r"\b(?:reference|target|first|second) (?:caption|picture|image)s?\b|\bcaptions?\s*:", re.IGNORECASE
 )
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _QUOTES = "\"'`“”‘’«»*_ \t"
 
 
 def parse_query_text(
-    answer: str, reference_caption: str, target_caption: str, example_texts: Sequence[str] = ()
+    answer: str,
+    reference_caption: str,
+    target_caption: str,
+    example_texts: Sequence[str] = (),
+    *,
+    is_cut: bool = False,
 ) -> tuple[str | None, str | None]:
     """Take the query text out of an LLM's answer.
 
@@ -117,14 +124,18 @@ def parse_query_text(
         reference_caption (`str`): To recognise an echo.
         target_caption (`str`): To recognise an echo.
         example_texts (`Sequence[str]`): The prompt's worked answers, which small models like to repeat.
+        is_cut (`bool`): The answer ended at its longest length.
 
     Returns:
         The query text and None, or None and the reason for which the answer cannot be used.
     """
+    answer = _THOUGHTS.sub("", answer)
     text = _first_statement(answer)
     plain = _plain(text)
     if not plain:
         return None, "empty answer"
+    if is_cut and "\n" not in answer.strip():
+        return None, "cut off"
     if _REFUSAL.search(text):
         return None, "refusal"
     if plain in (_plain(reference_caption), _plain(target_caption)):

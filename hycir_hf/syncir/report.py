@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..search_page import PageTable, picture_uri, render_page, render_table
 from .filtering import FilterResult
 
-NO_ANSWER, UNUSABLE = "no answer", "unusable answer"
+NO_ANSWER, NO_CAPTION, UNUSABLE = "no answer", "no caption", "unusable answer"
 _SHOWN = 20  # random triplets on the report, kept and dropped each
 _BINS = 50
 _NAMES_OF_COUNTS = {
@@ -50,6 +50,18 @@ def histogram(result: FilterResult, score: str = "similarity") -> tuple[np.ndarr
     return np.histogram(values, bins=_BINS, range=(low, 1.0))
 
 
+def draw_histogram(result: FilterResult, score: str = "similarity", width: int = 50) -> list[str]:
+    """Draw a score's histogram in text, a line for each tenth that has triplets."""
+    counts, edges = histogram(result, score)
+    tenths: Counter[float] = Counter()
+    for left, count in zip(edges[:-1], counts, strict=True):
+        tenths[round(float(np.floor(left * 10 + 1e-9)) / 10, 1)] += int(count)
+    most = max(tenths.values(), default=0)
+    return [
+        f"{tenth:5.1f} {'#' * -(-width * count // most)} {count:,}" for tenth, count in sorted(tenths.items()) if count
+    ]
+
+
 def share_kept(recipe: dict[str, Any]) -> float:
     """Share of the triplets with a query text that the filter kept."""
     return recipe["counts"]["kept"] / max(1, recipe["counts"]["triplets"])
@@ -63,15 +75,24 @@ def count_rows(recipe: dict[str, Any]) -> list[list[str]]:
     return [*rows[:-1], *(row for row in dropped if row[0] != "dropped: equal captions"), rows[-1]]
 
 
-def render_card(result: FilterResult, recipe: dict[str, Any], examples: Sequence[int]) -> str:
-    """Write the data set's README.md: configs, how it was made, counts, thresholds, examples with pictures."""
+def render_card(
+    result: FilterResult, recipe: dict[str, Any], examples: Sequence[int], assets: Collection[str] = ()
+) -> str:
+    """Write the data set's README.md: configs, how it was made, counts, thresholds, examples with pictures.
+
+    Args:
+        result (`FilterResult`): The triplets.
+        recipe (`dict`): How they were made.
+        examples (`Sequence[int]`): Rows of the kept triplets to show.
+        assets (`Collection[str]`): Names of the example pictures that are there.
+    """
     settings, kept = recipe["settings"], result.kept
     thresholds = "\n".join(f"| `{name}` | {value:g} |" for name, value in recipe["thresholds"].items())
     counts = "\n".join(f"| {name} | {count} |" for name, count in count_rows(recipe))
     shown = "\n".join(
-        f'| <img src="assets/{number}-reference.png" width="96"> {_cell(kept["reference_caption"][row])} '
+        f"| {_example(f'{number}-reference.png', kept['reference_caption'][row], assets)} "
         f"| {_cell(kept['query_text'][row])} "
-        f'| <img src="assets/{number}-target.png" width="96"> {_cell(kept["target_caption"][row])} '
+        f"| {_example(f'{number}-target.png', kept['target_caption'][row], assets)} "
         f"| {kept['similarity'][row]:.3f} |"
         for number, row in enumerate(examples)
     )
@@ -210,6 +231,11 @@ def _side(part: dict[str, list[Any]], side: str, row: int, load_picture: Callabl
         else f'<img src="{picture_uri(picture)}" alt="{escape(caption, quote=True)}" loading="lazy">'
     )
     return f'<figure>{shown}<figcaption><span class="id">{escape(caption)}</span></figcaption></figure>'
+
+
+def _example(name: str, caption: str, assets: Collection[str]) -> str:
+    picture = f'<img src="assets/{name}" width="96"> ' if name in assets else ""
+    return picture + _cell(caption)
 
 
 def _cell(text: str) -> str:

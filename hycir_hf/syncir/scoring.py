@@ -65,6 +65,12 @@ class Scoring:
         features, found = images.vectors()  # (M, D)
         place: np.ndarray = np.full(images.num_rows, -1, dtype=np.int64)
         place[found] = np.arange(len(found))
+        if (place[pairs] < 0).any():
+            row = int(pairs[place[pairs] < 0][0])
+            raise ValueError(
+                f"Expected features of every triplet's pictures, but image {row} of the source has none "
+                f"({images.reasons().get(row)}). Look at it, then run the same command again."
+            )
 
         def score(rows: range) -> np.ndarray:
             part = slice(rows.start, rows.stop)
