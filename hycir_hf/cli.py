@@ -317,6 +317,26 @@ def _print_recipe(args: argparse.Namespace, output: str, recipe: dict[str, Any])
     print(f"Report: {Path(output) / 'report.html'}")
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="FILE", help="Pic2Word's, SEARLE's, LinCIR's or BLIP's .pt or .pth file")
+    parser.add_argument("--encoder", required=True, metavar="E", help="its CLIP or BLIP: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the HyCIR model")
+    parser.add_argument("--prompt", metavar="P", help="prompt template (the original's)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_convert(args: argparse.Namespace) -> None:
+    from .conversion import convert_checkpoint
+
+    layout = convert_checkpoint(args.checkpoint, args.output, args.encoder, args.prompt)
+    if args.json:
+        _print_json(output=args.output, layout=layout)
+        return
+    print(f"{args.output}: converted from the layout {layout!r}")
+    if layout == "blip":
+        print("The checkpoint has no mapper: this one is untrained.")
+
+
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     """The model in eval mode on its device, and its processor."""
     import datasets
@@ -385,6 +405,14 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "  hycir syncir refilter triplets --threshold 0.8",
         _add_syncir,
         _run_syncir,
+    ),
+    (
+        "convert",
+        "Convert a checkpoint of the original Pic2Word, SEARLE, LinCIR or BLIP code.",
+        "  hycir convert SEARLE_ViT-L14.pt --encoder openai/clip-vit-large-patch14 --output searle\n"
+        "  hycir convert blip_coco_retrieval.pth --encoder Salesforce/blip-itm-base-coco --output blip",
+        _add_convert,
+        _run_convert,
     ),
 )
 

@@ -122,15 +122,18 @@ class PseudoTokenMapper(nn.Module):
 
     Paper: names no architecture for it; this is Pic2Word's: blocks of Linear-Dropout-ReLU, then an output layer, here
     K x H wide. Its input is the encoder's projected image feature before normalisation, as in Pic2Word.
+    `mapper_activation="gelu"` gives SEARLE's and LinCIR's phi, Linear-GELU-Dropout; since dropout and ReLU commute, one
+    order serves both.
     """
 
     def __init__(self, config: HyCIRConfig) -> None:
         super().__init__()
         self.num_pseudo_tokens = config.num_pseudo_tokens
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.mapper_activation]
         layers: list[nn.Module] = []
         width = config.feature_size
         for _ in range(config.mapper_num_layers):
-            layers += [nn.Linear(width, config.mapper_hidden_size), nn.Dropout(config.mapper_dropout), nn.ReLU()]
+            layers += [nn.Linear(width, config.mapper_hidden_size), activation(), nn.Dropout(config.mapper_dropout)]
             width = config.mapper_hidden_size
         self.blocks = nn.Sequential(*layers)
         self.output = nn.Linear(width, config.num_pseudo_tokens * config.text_hidden_size)
