@@ -337,6 +337,38 @@ def _run_convert(args: argparse.Namespace) -> None:
         print("The checkpoint has no mapper: this one is untrained.")
 
 
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="saved model, or data set that `hycir syncir` made")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if missing, private")
+    parser.add_argument("--public", action="store_true", help="let everybody read it; asks before")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--message", metavar="M", help="commit message")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_push(args: argparse.Namespace) -> None:
+    from .hub import push_folder
+
+    if args.public and not args.yes and not _confirm(f"Let everybody read {args.repo_id}?"):
+        raise ValueError("Expected a yes to publish, but there was none. Leave --public out, or give --yes.")
+    report = push_folder(args.folder, args.repo_id, private=not args.public, commit_message=args.message)
+    if args.json:
+        _print_json(**vars(report))
+        return
+    print(f"{report.url} ({'private' if report.is_private else 'public'}): {len(report.uploaded)} files")
+    if report.stripped:
+        print(f"Local paths taken out: {', '.join(map(_shown, report.stripped))}")
+    if report.left_out:
+        print(f"Left out: {', '.join(map(_shown, report.left_out))}")
+
+
+def _confirm(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     """The model in eval mode on its device, and its processor."""
     import datasets
@@ -413,6 +445,13 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "  hycir convert blip_coco_retrieval.pth --encoder Salesforce/blip-itm-base-coco --output blip",
         _add_convert,
         _run_convert,
+    ),
+    (
+        "push",
+        "Upload a model or a SynCir data set to the Hugging Face Hub, private unless --public.",
+        "  hycir push path/to/model OWNER/my-hycir\n  hycir push triplets OWNER/my-triplets --public",
+        _add_push,
+        _run_push,
     ),
 )
 

@@ -421,6 +421,21 @@ class HyCIRModel(PreTrainedModel):
         finally:
             self.config.mapper_only = False
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the whole model with its code; arguments as in `PreTrainedModel.push_to_hub`.
+
+        A new repository is private unless `private=False`, and a local encoder's folder is not told. The processor has
+        its own `push_to_hub`.
+        """
+        kwargs.setdefault("private", True)
+        name = self.config.encoder_name_or_path
+        if name is not None and (Path(name).is_dir() or name.count("/") > 1):
+            self.config.encoder_name_or_path = None
+        try:
+            return super().push_to_hub(repo_id, **kwargs)
+        finally:
+            self.config.encoder_name_or_path = name
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model saved whole or with `mapper_only=True`; arguments as in `PreTrainedModel.from_pretrained`.
