@@ -94,7 +94,7 @@ def convert_checkpoint(
     processor = HyCIRProcessor.from_encoder(
         str(encoder), num_pseudo_tokens=model.config.num_pseudo_tokens, prompt=prompt
     )
-    model.save_pretrained(output)
+    model.save_pretrained(Path(output))
     processor.save_pretrained(output)
     return layout
 

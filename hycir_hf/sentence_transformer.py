@@ -36,12 +36,8 @@ class HyCIRModule(InputModule):
         super().__init__()
         self.model = model
         self.processor = processor
+        self.tokenizer = processor.tokenizer
         self.max_seq_length = processor.max_length
-
-    @property
-    def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
 
     @property
     def modalities(self) -> list[Any]:
@@ -69,10 +65,12 @@ class HyCIRModule(InputModule):
         """Encode what `preprocess` made; adds "sentence_embedding" of shape `(B, D)`."""
         inputs = {name: features[name] for name in ("input_ids", "attention_mask", *_IMAGE_INPUTS) if name in features}
         if "input_ids" not in inputs:
-            encode = self.model.get_image_features
+            embeddings = self.model.get_image_features(**inputs)
+        elif "pixel_values" in inputs:
+            embeddings = self.model.get_composed_features(**inputs)
         else:
-            encode = self.model.get_composed_features if "pixel_values" in inputs else self.model.get_text_features
-        return features | {"sentence_embedding": encode(**inputs)}
+            embeddings = self.model.get_text_features(**inputs)
+        return features | {"sentence_embedding": embeddings}
 
     def get_embedding_dimension(self) -> int:
         """D, the width of the joint space."""
@@ -92,18 +90,18 @@ class HyCIRModule(InputModule):
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
+        init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "HyCIRModule":
-        """Load what `save` wrote, or any HyCIR folder or Hub id; `model_kwargs` go to `HyCIRModel.from_pretrained`."""
-        hub_kwargs = {
+        """Load what `save` wrote; `model_kwargs` go to `HyCIRModel.from_pretrained`, further arguments are not used."""
+        hub_kwargs: dict[str, Any] = {
             "subfolder": subfolder,
             "token": token,
             "cache_dir": cache_folder,
             "revision": revision,
             "local_files_only": local_files_only,
         }
-        model = HyCIRModel.from_pretrained(model_name_or_path, **hub_kwargs, **(model_kwargs or {}))
+        model = HyCIRModel.from_pretrained(model_name_or_path, **hub_kwargs, **(kwargs.get("model_kwargs") or {}))
         return cls(model, HyCIRProcessor.from_pretrained(model_name_or_path, **hub_kwargs))
 
 
