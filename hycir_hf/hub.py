@@ -97,6 +97,7 @@ def push_folder(
         source = _self_contained(folder, Path(temporary)) if repo_type == "model" else folder
         paths, left_out = _select(folder, source)
         contents, stripped = _clean(paths, repo_id)
+        _check_has_data(folder, paths, left_out)
         if repo_type == "model" and "README.md" not in paths:
             contents["README.md"] = ModelCardFacts.from_folder(folder, repo_id).render().encode()
         api = HfApi(token=token)
@@ -171,6 +172,15 @@ def _select(folder: Path, source: Path) -> tuple[dict[str, Path], list[str]]:
     return paths, left_out
 
 
+def _check_has_data(folder: Path, paths: dict[str, Path], left_out: list[str]) -> None:
+    """Refuse a folder whose weights or rows would stay here: a download's cache, for example, holds links alone."""
+    if not any(name.endswith(_REPLACED_SUFFIXES) for name in paths):
+        raise ValueError(
+            f"Expected safetensors or Parquet files in {folder}, but found none to upload (left out: {left_out}). Save "
+            "the model with save_pretrained first."
+        )
+
+
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
@@ -188,7 +198,8 @@ def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, bytes], list
     }
     complaints = [f"{name} holds {what}" for name, text in texts.items() for what in _secrets(text)]
     changed: dict[str, str] = {}
-    stripped, local_paths = [], {str(Path.home())}
+    stripped: list[str] = []
+    local_paths = {str(Path.home())}
     for name, text in texts.items():
         if not name.endswith(".json") or Path(name).name in _VOCABULARIES:
             continue
@@ -218,9 +229,10 @@ def _secrets(text: str) -> list[str]:
 
 
 def _without_paths(text: str, local_paths: set[str]) -> str:
+    """Replace whole local paths by their last name; a part of a longer word or of a URL's path is left alone."""
     for path in sorted(local_paths, key=len, reverse=True):
         if len(path) > 1:
-            text = text.replace(path, _last_name(path))
+            text = re.sub(rf"(?<![\w.-]){re.escape(path)}(?![\w-])", _last_name(path), text)
     return text
 
 

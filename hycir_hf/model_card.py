@@ -90,7 +90,7 @@ class ModelCardFacts:
             license=self.license,
             library_name="transformers",
             pipeline_tag=PIPELINE_TAG,
-            tags=[TASK, "hycir", "sentence-similarity"],
+            tags=[TASK, "hycir"],
             base_model=self.base_model,
             datasets=list(self.datasets) or None,
             model_name=self.repo_id.rpartition("/")[2],

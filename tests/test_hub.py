@@ -116,13 +116,17 @@ def test_local_paths_stay_here(hub, folder):
     assert json.loads((folder / "config.json").read_text())["encoder_name_or_path"] == str(folder.parent / "encoder")
     results = {"benchmark": "emoji", "split": "val", "metrics": {"R@1": 0.5}, "data": str(folder / "gallery")}
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "README.md").write_text(f"Evaluated on {folder / 'gallery'}.\n")
+    (folder / "README.md").write_text(f"Evaluated on {folder / 'gallery'}, see https://x.example{folder}/gallery.\n")
     report = push_folder(folder, "ann/emoji")
     files = hub.repo("ann/emoji").files
     assert report.stripped == ["config.json: encoder_name_or_path", "results.json: data"]
     assert "encoder_name_or_path" not in json.loads(files["config.json"])
-    assert json.loads(files["results.json"])["data"] == "gallery" and files["README.md"] == b"Evaluated on gallery.\n"
-    assert all(str(folder.parent).encode() not in content for content in files.values())
+    assert json.loads(files["results.json"])["data"] == "gallery" and files["README.md"].startswith(
+        b"Evaluated on gallery, see https"
+    )
+    others = [content for name, content in files.items() if name != "README.md"]
+    assert all(str(folder.parent).encode() not in content for content in others)
+    assert f"https://x.example{folder}/gallery" in files["README.md"].decode()  # a URL is no path of this machine
     assert str(folder) in (folder / "README.md").read_text()  # the folder itself stays as it is
 
 
@@ -162,6 +166,15 @@ def test_what_is_no_part_of_the_model_stays_here(hub, folder):
     report = push_folder(folder, "ann/emoji")
     expected = {"optimizer.pt", ".cache/x.json", "checkpoint-5/model.safetensors", "__pycache__/x.py", "link.txt"}
     assert set(report.left_out) == expected and not expected & set(hub.repo("ann/emoji").files)
+
+
+def test_a_folder_of_links_is_refused(hub, folder, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "cache" / path.name).symlink_to(path)
+    with pytest.raises(ValueError, match=r"found none to upload \(left out: .*model\.safetensors"):
+        push_folder(tmp_path / "cache", "ann/emoji")
+    assert hub.repos == {}
 
 
 def test_a_mapper_whose_encoder_is_a_local_folder_is_pushed_whole(hub, folder, tmp_path):
@@ -210,6 +223,8 @@ def test_a_wrong_token_is_an_error_that_does_not_show_it(hub, folder, monkeypatc
 def test_push_to_hub_of_the_model_itself(hub, folder):
     model = HyCIRModel.from_pretrained(folder)
     model.push_to_hub("ann/direct")
+    build_processor().push_to_hub("ann/processor")
+    assert hub.repo("ann/processor").private
     build_processor().push_to_hub("ann/direct")
     repo = hub.repo("ann/direct")
     assert repo.private and {"modeling_hycir.py", "processing_hycir.py", "model.safetensors"} <= set(repo.files)
