@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -22,11 +23,8 @@ UPLOADED_SUFFIXES = (
     *(".parquet", ".html", ".yaml", ".yml", ".csv", ".png", ".jpg", ".jpeg", ".webp", ".svg"),
 )
 _TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".yaml", ".yml", ".csv")
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.json",
-    "added_tokens.json",
-)  # their strings are words, whatever they look like
+# Their strings are words, whatever they look like.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 _SAVED_ANEW = (".safetensors", ".safetensors.index.json", ".py")
 _CODE = ("configuration", "modeling", "processing")
 _REPLACED_SUFFIXES = (".parquet", ".safetensors")  # an old shard beside new ones would be read with them
@@ -201,15 +199,15 @@ def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, bytes], list
     stripped: list[str] = []
     local_paths = {str(Path.home())}
     for name, text in texts.items():
-        if not name.endswith(".json") or Path(name).name in _VOCABULARIES:
+        if Path(name).name in _VOCABULARIES or not name.endswith((".json", ".jsonl", ".yaml", ".yml")):
             continue
         found = _Cleaner()
-        content = found.clean(json.loads(text))
+        content = found.clean(_parse(name, text))
         complaints += [f"{name} holds a value for {key!r}" for key in found.secret_keys]
-        if found.stripped:
+        stripped += [f"{name}: {key}" for key in found.stripped]
+        local_paths |= found.paths
+        if found.stripped and name.endswith(".json"):  # the others keep their layout; their text is replaced below
             changed[name] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            stripped += [f"{name}: {key}" for key in found.stripped]
-            local_paths |= found.paths
     if complaints:
         raise ValueError(
             f"Expected files without secrets, but {'; '.join(complaints)}. Take it out, and revoke it if the folder "
@@ -222,6 +220,21 @@ def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, bytes], list
             changed[name] = changed[name].replace('load_dataset("PATH"', f'load_dataset("{repo_id}"')
     encoded = {name: text.encode(errors="surrogateescape") for name, text in changed.items() if text != texts[name]}
     return encoded, stripped
+
+
+def _parse(name: str, text: str) -> Any:
+    """Read a JSON, JSON lines or YAML file."""
+    try:
+        if name.endswith(".json"):
+            return json.loads(text)
+        if name.endswith(".jsonl"):
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return list(yaml.safe_load_all(text))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"Expected {name} to be well-formed, since it is searched for secrets, but reading it failed: {error}. "
+            "Repair it or take it out of the folder."
+        ) from error
 
 
 def _secrets(text: str) -> list[str]:

@@ -117,9 +117,15 @@ def test_local_paths_stay_here(hub, folder):
     results = {"benchmark": "emoji", "split": "val", "metrics": {"R@1": 0.5}, "data": str(folder / "gallery")}
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "README.md").write_text(f"Evaluated on {folder / 'gallery'}, see https://x.example{folder}/gallery.\n")
+    (folder / "train.yaml").write_text(f"data: {folder}/cc3m  # captions\nsteps: 5\n")
+    (folder / "log.jsonl").write_text(json.dumps({"step": 1, "output": f"{folder}/run"}) + "\n")
     report = push_folder(folder, "ann/emoji")
     files = hub.repo("ann/emoji").files
-    assert report.stripped == ["config.json: encoder_name_or_path", "results.json: data"]
+    assert report.stripped == [
+        *("config.json: encoder_name_or_path", "log.jsonl: output", "results.json: data", "train.yaml: data")
+    ]
+    assert files["train.yaml"] == b"data: cc3m  # captions\nsteps: 5\n"
+    assert json.loads(files["log.jsonl"]) == {"step": 1, "output": "run"}
     assert "encoder_name_or_path" not in json.loads(files["config.json"])
     assert json.loads(files["results.json"])["data"] == "gallery" and files["README.md"].startswith(
         b"Evaluated on gallery, see https"
@@ -137,6 +143,8 @@ def test_local_paths_stay_here(hub, folder):
         ("extra.json", '{"deep": [{"hf_token": "abc"}]}', "a value for 'hf_token'"),
         ("README.md", "Log in with hf_" + "a" * 30, "a Hugging Face token"),
         ("notes.txt", "key = sk-" + "b" * 30, "an API key"),
+        ("run.yaml", "llm:\n  api_key: abc\n", "a value for 'api_key'"),
+        ("log.jsonl", '{"step": 1}\n{"password": "abc"}\n', "a value for 'password'"),
         ("run.yaml", "base_url: https://ann:pass@llm.example/v1", "a URL with a password"),
     ],
 )
@@ -148,6 +156,13 @@ def test_secrets_are_refused_and_not_repeated(hub, folder, name, text, what):
     with pytest.raises(ValueError, match=f"{name} holds {what}") as caught:
         push_folder(folder, "ann/emoji")
     assert "a" * 30 not in str(caught.value) and "b" * 30 not in str(caught.value) and "pass@" not in str(caught.value)
+    assert hub.repos == {}
+
+
+def test_a_file_that_cannot_be_searched_is_refused(hub, folder):
+    (folder / "extra.json").write_text('{"token": ')
+    with pytest.raises(ValueError, match=r"extra\.json to be well-formed"):
+        push_folder(folder, "ann/emoji")
     assert hub.repos == {}
 
 
