@@ -53,9 +53,8 @@ class ComposedImageRetrievalPipeline(Pipeline):
             ValueError: If a query has another form, there is no gallery, or another encoder made it.
         """
         is_single = isinstance(queries, dict)
-        batches = list(_batches([queries] if is_single else queries, batch_size or self._batch_size or 1))
-        answers = super().__call__(batches, batch_size=1, **kwargs) if batches else []
-        rankings = [ranking for batch in answers for ranking in batch]
+        batches = _batches([queries] if is_single else queries, batch_size or self._batch_size or 1)
+        rankings = [ranking for batch in super().__call__(batches, batch_size=1, **kwargs) for ranking in batch]
         return rankings[0] if is_single else rankings
 
     def _sanitize_parameters(self, gallery: Any = None, k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
