@@ -333,6 +333,58 @@ def _print_recipe(args: argparse.Namespace, output: str, recipe: dict[str, Any])
     print(f"Report: {Path(output) / 'report.html'}")
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="FILE", help="Pic2Word's, SEARLE's, LinCIR's or BLIP's .pt or .pth file")
+    parser.add_argument("--encoder", required=True, metavar="E", help="its CLIP or BLIP: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the HyCIR model")
+    parser.add_argument("--prompt", metavar="P", help="prompt template (the original's)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_convert(args: argparse.Namespace) -> None:
+    from .conversion import convert_checkpoint
+
+    layout = convert_checkpoint(args.checkpoint, args.output, args.encoder, args.prompt)
+    if args.json:
+        _print_json(output=args.output, layout=layout)
+        return
+    print(f"{args.output}: converted from the layout {layout!r}")
+    if layout == "blip":
+        print("The checkpoint has no mapper: this one is untrained.")
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="saved model, or data set that `hycir syncir` made")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if missing, private")
+    parser.add_argument("--public", action="store_true", help="let everybody read it; asks before")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--message", metavar="M", help="commit message")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_push(args: argparse.Namespace) -> None:
+    from .hub import push_folder
+
+    if args.public and not args.yes and not _confirm(f"Let everybody read {args.repo_id}?"):
+        raise ValueError("Expected a yes to publish, but there was none. Leave --public out, or give --yes.")
+    report = push_folder(args.folder, args.repo_id, private=not args.public, commit_message=args.message)
+    if args.json:
+        _print_json(**vars(report))
+        return
+    print(f"{report.url} ({'private' if report.is_private else 'public'}): {len(report.uploaded)} files")
+    if report.stripped:
+        print(f"Local paths taken out: {', '.join(map(_shown, report.stripped))}")
+    if report.left_out:
+        print(f"Left out: {', '.join(map(_shown, report.left_out))}")
+
+
+def _confirm(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     """The model in eval mode on its device, and its processor."""
     import datasets
@@ -401,6 +453,21 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "  hycir syncir refilter triplets --threshold 0.8",
         _add_syncir,
         _run_syncir,
+    ),
+    (
+        "convert",
+        "Convert a checkpoint of the original Pic2Word, SEARLE, LinCIR or BLIP code.",
+        "  hycir convert SEARLE_ViT-L14.pt --encoder openai/clip-vit-large-patch14 --output searle\n"
+        "  hycir convert blip_coco_retrieval.pth --encoder Salesforce/blip-itm-base-coco --output blip",
+        _add_convert,
+        _run_convert,
+    ),
+    (
+        "push",
+        "Upload a model or a SynCir data set to the Hugging Face Hub, private unless --public.",
+        "  hycir push path/to/model OWNER/my-hycir\n  hycir push triplets OWNER/my-triplets --public",
+        _add_push,
+        _run_push,
     ),
 )
 

@@ -18,6 +18,9 @@ SUPPORTED_ENCODERS = (
 )
 """`model_type` of the encoders that HyCIR knows how to read."""
 
+MAPPER_ACTIVATIONS = ("relu", "gelu")
+"""The activations of the mapper's blocks."""
+
 RESERVED_PLACEHOLDER_ID = -1
 """An id that no tokenizer has: no query text can contain it, and the encoder never looks it up."""
 
@@ -36,6 +39,7 @@ class HyCIRConfig(PreTrainedConfig):
             that no query text can contain; an id of the encoder's vocabulary works as well.
         mapper_hidden_size (`int`): Width of the mapper's blocks.
         mapper_num_layers (`int`): Number of Linear-Dropout-ReLU blocks before the mapper's output layer.
+        mapper_activation (`str`): The blocks' activation: "relu" (Pic2Word) or "gelu" (SEARLE, LinCIR).
         mapper_dropout (`float`): Dropout rate of the mapper's blocks, in [0, 1).
         prompt (`str`): Template with exactly one `{image}` and one `{text}`.
         encoder_name_or_path (`str`, *optional*): Where the encoder came from; `mapper_only` saves re-read it there. A
@@ -58,6 +62,7 @@ class HyCIRConfig(PreTrainedConfig):
         mapper_hidden_size: int = 512,
         mapper_num_layers: int = 2,
         mapper_dropout: float = 0.1,
+        mapper_activation: str = "relu",
         prompt: str = "a photo of {image}, {text}",
         encoder_name_or_path: str | None = None,
         encoder_fingerprint: str | None = None,
@@ -70,6 +75,7 @@ class HyCIRConfig(PreTrainedConfig):
         self.mapper_hidden_size = mapper_hidden_size
         self.mapper_num_layers = mapper_num_layers
         self.mapper_dropout = mapper_dropout
+        self.mapper_activation = mapper_activation
         self.prompt = prompt
         self.encoder_name_or_path = encoder_name_or_path
         self.encoder_fingerprint = encoder_fingerprint
@@ -104,6 +110,7 @@ class HyCIRConfig(PreTrainedConfig):
                 ("mapper_hidden_size", "an integer of at least 1", _is_int(self.mapper_hidden_size, 1)),
                 ("mapper_num_layers", "an integer of at least 0", _is_int(self.mapper_num_layers, 0)),
                 ("mapper_dropout", "in [0, 1)", 0 <= self.mapper_dropout < 1),
+                ("mapper_activation", f"one of {MAPPER_ACTIVATIONS}", self.mapper_activation in MAPPER_ACTIVATIONS),
                 (
                     "placeholder_token_id",
                     f"{RESERVED_PLACEHOLDER_ID} or an id of the encoder's vocabulary (0 to {vocab_size - 1})",

@@ -122,15 +122,18 @@ class PseudoTokenMapper(nn.Module):
 
     Paper: names no architecture for it; this is Pic2Word's: blocks of Linear-Dropout-ReLU, then an output layer, here
     K x H wide. Its input is the encoder's projected image feature before normalisation, as in Pic2Word.
+    `mapper_activation="gelu"` gives SEARLE's and LinCIR's phi, Linear-GELU-Dropout; since dropout and ReLU commute, one
+    order serves both.
     """
 
     def __init__(self, config: HyCIRConfig) -> None:
         super().__init__()
         self.num_pseudo_tokens = config.num_pseudo_tokens
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.mapper_activation]
         layers: list[nn.Module] = []
         width = config.feature_size
         for _ in range(config.mapper_num_layers):
-            layers += [nn.Linear(width, config.mapper_hidden_size), nn.Dropout(config.mapper_dropout), nn.ReLU()]
+            layers += [nn.Linear(width, config.mapper_hidden_size), activation(), nn.Dropout(config.mapper_dropout)]
             width = config.mapper_hidden_size
         self.blocks = nn.Sequential(*layers)
         self.output = nn.Linear(width, config.num_pseudo_tokens * config.text_hidden_size)
@@ -417,6 +420,21 @@ class HyCIRModel(PreTrainedModel):
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             self.config.mapper_only = False
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the whole model with its code; arguments as in `PreTrainedModel.push_to_hub`.
+
+        A new repository is private unless `private=False`, and a local encoder's folder is not told. The processor has
+        its own `push_to_hub`.
+        """
+        kwargs.setdefault("private", True)
+        name = self.config.encoder_name_or_path
+        if name is not None and (Path(name).is_dir() or name.count("/") > 1):
+            self.config.encoder_name_or_path = None
+        try:
+            return super().push_to_hub(repo_id, **kwargs)
+        finally:
+            self.config.encoder_name_or_path = name
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

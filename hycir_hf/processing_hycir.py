@@ -108,6 +108,10 @@ class HyCIRProcessor(ProcessorMixin):
             processor.image_processor = _load_image_processor(pretrained_model_name_or_path, **hub_kwargs)
         return processor
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the processor; arguments as in `ProcessorMixin.push_to_hub`, but a new repository is private."""
+        return super().push_to_hub(repo_id, **({"private": True} | kwargs))
+
     def __call__(
         self, images: Any = None, text: Any = None, compose: bool = True, return_tensors: str | None = "pt"
     ) -> BatchFeature:

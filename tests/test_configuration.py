@@ -52,6 +52,7 @@ def test_trust_remote_code_is_stripped_from_the_encoder(tmp_path):
         ("mapper_hidden_size", 0),
         ("mapper_num_layers", -1),
         ("mapper_dropout", 1.0),
+        ("mapper_activation", "tanh"),
         ("placeholder_token_id", 120),
         ("placeholder_token_id", -2),
         ("prompt", "a photo of {text}"),

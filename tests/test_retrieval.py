@@ -73,6 +73,16 @@ def test_results_give_ragged_rows_as_pairs():
     assert len(results) == 2 and results[0] == [("a", 0.5), ("b", 0.5)] and list(results)[1] == []
 
 
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_features_come_back_as_they_were_added(kind):
+    features = unit_features(30)
+    gallery = Gallery.from_features(features, names(30), kind=kind)
+    gallery.remove(["image-3"])
+    np.testing.assert_array_equal(gallery.features(), np.delete(features, 3, axis=0))
+    with pytest.raises(ValueError, match="but found 'sq8'"):
+        Gallery.from_features(features, names(30), kind="sq8").features()
+
+
 # Search
 
 

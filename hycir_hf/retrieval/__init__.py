@@ -6,6 +6,7 @@ gallery.py   Gallery: search, add, remove, save, load
 sources.py   where a gallery's images lie: a folder or a `datasets` path
 indexing.py  encoding a source into a gallery, resumable
 searching.py composed search: reference images and a text against a gallery
+milvus.py    a gallery in a vector database (extra `milvus`; not imported from here)
 """
 
 from .gallery import Gallery

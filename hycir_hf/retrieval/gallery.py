@@ -87,7 +87,7 @@ class Gallery:
         Raises:
             ValueError: If features or ids have the wrong shape, hold NaN, or repeat an id.
         """
-        features = _as_features(features, "gallery features")
+        features = as_features(features, "gallery features")
         ids = [str(row) for row in range(len(features))] if ids is None else list(ids)
         _check_new(features, ids, known=())
         index = indexes.build_index(kind, features)
@@ -156,6 +156,19 @@ class Gallery:
         """Width D of the features."""
         return int(self._index.d)
 
+    def features(self) -> np.ndarray:
+        """The image features in gallery order, `(N, D)` (a copy), for use elsewhere.
+
+        Raises:
+            ValueError: For the kinds that hold features compressed, or in lists.
+        """
+        if self.kind not in indexes.EXACT_KINDS:
+            raise ValueError(
+                f"Expected a gallery of a kind that keeps its features ({list(indexes.EXACT_KINDS)}), but found "
+                f"{self.kind!r}. Index the images with kind='flat'."
+            )
+        return self._index.reconstruct_n(0, len(self)) if len(self) else np.zeros((0, self.dim), np.float32)
+
     def check_encoder(self, encoder: Any) -> None:
         """Raise ValueError unless `encoder` (a HyCIRModel or a fingerprint) is the one that made this gallery."""
         fingerprint = encoder if isinstance(encoder, str) else encoder.encoder_fingerprint()
@@ -201,7 +214,7 @@ class Gallery:
         """
         if encoder_fingerprint is not None:
             self.check_encoder(encoder_fingerprint)
-        queries = _as_features(features, "query features", allow_one=True)  # (Q, D)
+        queries = as_features(features, "query features", allow_one=True)  # (Q, D)
         if queries.shape[1] != self.dim:
             raise ValueError(
                 f"Expected query features of width {self.dim}, but found {queries.shape[1]}. Make them with the "
@@ -209,8 +222,8 @@ class Gallery:
             )
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"Expected k to be a whole number of at least 1, but found {k!r}. Pass for example k=10.")
-        excluded = _per_query(exclude_ids, len(queries), "exclude_ids")
-        restricted = _per_query(restrict_to, len(queries), "restrict_to")
+        excluded = per_query_ids(exclude_ids, len(queries), "exclude_ids")
+        restricted = per_query_ids(restrict_to, len(queries), "restrict_to")
         ids: list[list[str]] = [[] for _ in queries]
         scores: list[list[float]] = [[] for _ in queries]
         groups: dict[tuple[Any, Any], list[int]] = {}
@@ -234,7 +247,7 @@ class Gallery:
             ValueError: If the width is another one, or an id is in the gallery already. Nothing is added then.
         """
         self._check_writable()
-        features, ids = _as_features(features, "features to add"), list(ids)
+        features, ids = as_features(features, "features to add"), list(ids)
         if features.shape[1] != self.dim:
             raise ValueError(
                 f"Expected features of width {self.dim}, but found {features.shape[1]}. Use the gallery's encoder."
@@ -525,7 +538,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
-def _as_features(features: Any, what: str, allow_one: bool = False) -> np.ndarray:
+def as_features(features: Any, what: str, allow_one: bool = False) -> np.ndarray:
     """Check features and return them as float32 (rows, D)."""
     if hasattr(features, "detach"):  # a torch tensor, without importing torch
         features = features.detach().cpu().float().numpy()
@@ -572,7 +585,7 @@ def _check_new(features: np.ndarray, ids: list[str], known: Iterable[str]) -> No
         )
 
 
-def _per_query(ids: PerQueryIds, num_queries: int, name: str) -> list[tuple[str, ...] | None]:
+def per_query_ids(ids: PerQueryIds, num_queries: int, name: str) -> list[tuple[str, ...] | None]:
     """One tuple of ids (or None) for each query, from a shared list or a list for each."""
     if ids is None:
         return [None] * num_queries

@@ -15,6 +15,7 @@ faiss: Any = importlib.import_module("faiss")  # untyped: its stubs lack half of
 
 KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")
 EXHAUSTIVE_KINDS = ("flat", "sq8")
+EXACT_KINDS = ("flat", "hnsw")  # their vectors can be read back as they were added
 IVF_KINDS = ("ivf_flat", "ivf_pq")
 MIN_IMAGES_IVF_PQ = 256  # one training vector for each of the 2^8 centroids of a sub-quantizer
 MIN_RESTRICTED_SHARE = 0.1  # with a smaller share of the rows allowed, an approximate index is searched in full

@@ -1,0 +1,117 @@
+"""`transformers.pipeline("composed-image-retrieval")`: queries in, ranked gallery images out.
+
+Importing this module registers the task.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .retrieval import Gallery
+
+TASK = "composed-image-retrieval"
+
+
+class ComposedImageRetrievalPipeline(Pipeline):
+    """Rank a gallery's images for composed queries.
+
+    ```python
+    import hycir_hf.pipeline
+    from transformers import pipeline
+
+    retrieve = pipeline("composed-image-retrieval", model=folder, gallery=images, k=5)
+    retrieve({"image": reference, "text": "make it night"})  # [{"id": "12", "score": 0.31}, ...]
+    ```
+
+    Args (of the pipeline, or of a call):
+        gallery (`Gallery`, path of one, or images): What is ranked. Images are encoded each time they are given: give
+            them to the pipeline, not to every call.
+        k (`int`): Images in each ranking (10).
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+
+    def __call__(self, queries: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Answer one query or several.
+
+        Args:
+            queries (`dict` or an iterable of them): "image" (one, or a list of them), "text" ("" for the image alone),
+                and, if wanted, "exclude_ids": gallery ids left out of this query's ranking.
+            batch_size (`int`, *optional*): Queries at once; by default the pipeline's, or 1.
+            **kwargs: "gallery" and "k" for this call alone.
+
+        Returns:
+            For each query its ranking, a list of `{"id", "score"}`; for a single query the ranking itself.
+
+        Raises:
+            ValueError: If a query has another form, there is no gallery, or another encoder made it.
+        """
+        is_single = isinstance(queries, dict)
+        batches = _batches([queries] if is_single else queries, batch_size or self._batch_size or 1)
+        rankings = [ranking for batch in super().__call__(batches, batch_size=1, **kwargs) for ranking in batch]
+        return rankings[0] if is_single else rankings
+
+    def _sanitize_parameters(self, gallery: Any = None, k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        if kwargs:
+            raise ValueError(f"Expected the arguments gallery and k, but found {sorted(kwargs)}. Leave those out.")
+        given = {"gallery": None if gallery is None else self._as_gallery(gallery), "k": k}
+        return {}, {}, {name: value for name, value in given.items() if value is not None}
+
+    def _as_gallery(self, gallery: Any) -> Gallery:
+        """Load or encode what was given as a gallery, and check who encoded it."""
+        if isinstance(gallery, str | os.PathLike):
+            gallery = Gallery.load(gallery)
+        elif not isinstance(gallery, Gallery):
+            return Gallery.from_images(self.model, self.processor, gallery, progress=False)
+        gallery.check_encoder(self.model)
+        return gallery
+
+    def preprocess(self, queries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Turn a batch of queries into the model's inputs."""
+        for query in queries:
+            if not isinstance(query, dict) or not {"image", "text"} <= set(query) <= {"image", "text", "exclude_ids"}:
+                found = sorted(query) if isinstance(query, dict) else type(query).__name__
+                raise ValueError(
+                    "Expected queries with 'image', 'text' and perhaps 'exclude_ids', but found "
+                    f"{found}. Give for example {{'image': picture, 'text': 'make it night'}}."
+                )
+        images = [query["image"] if isinstance(query["image"], list) else [query["image"]] for query in queries]
+        inputs = self.processor(images=images, text=[query["text"] for query in queries], return_tensors="pt")
+        return {"inputs": dict(inputs), "exclude_ids": [query.get("exclude_ids") for query in queries]}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        features = self.model.get_composed_features(**model_inputs["inputs"])  # (B, D)
+        return {"features": features, "exclude_ids": model_inputs["exclude_ids"]}
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], gallery: Gallery | None = None, k: int = 10
+    ) -> list[list[dict[str, Any]]]:
+        """Rank the gallery for a batch of composed features."""
+        if gallery is None:
+            raise ValueError(
+                "Expected a gallery, but found none. Give pipeline(..., gallery=images) or one made before."
+            )
+        results = gallery.search(model_outputs["features"], k=k, exclude_ids=model_outputs["exclude_ids"])
+        return [[{"id": id_, "score": score} for id_, score in ranking] for ranking in results]
+
+
+def _batches(queries: Any, batch_size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for query in queries:
+        batch.append(query)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=ComposedImageRetrievalPipeline, pt_model=AutoModel, type="multimodal"
+)

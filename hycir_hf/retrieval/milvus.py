@@ -1,0 +1,289 @@
+"""A gallery in Milvus, for more images than faiss on one machine should hold, or for several clients at once.
+
+One client for all of it: the embedded Milvus Lite by a file's path, a server or cluster by its URI.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .gallery import Gallery, PerQueryIds, as_features, per_query_ids
+from .results import RetrievalResults
+
+try:
+    from pymilvus import DataType, MilvusClient
+except ImportError as error:
+    raise ImportError(
+        "hycir_hf.retrieval.milvus needs pymilvus, which cannot be imported. Install it with pip install "
+        "'hycir_hf[milvus]'."
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+MAX_ID_BYTES = 1024
+_BATCH = 1000  # images inserted at once: a few MB, under Milvus' limit for one message
+_FIELDS = ("image_id", "row", "encoder_fingerprint", "features")
+
+
+class MilvusGallery:
+    """Images to be found, in a Milvus collection; searched as a `Gallery` is.
+
+    Make one with `from_gallery` or `create`, or open one that is there with this class itself.
+
+    Args:
+        uri (`str` or `Path`): A file (Milvus Lite) or a server's address.
+        collection (`str`): The collection's name.
+        token (`str`, *optional*): The server's "user:password" or API key.
+
+    Raises:
+        ValueError: If there is no such collection.
+    """
+
+    def __init__(self, uri: str | os.PathLike, collection: str = "gallery", token: str | None = None) -> None:
+        self.collection = collection
+        self._client = MilvusClient(str(uri), token=token or "")
+        if not self._client.has_collection(collection):
+            found = self._client.list_collections()
+            self.close()
+            raise ValueError(
+                f"Expected the collection {collection!r} at {uri}, but found {found}. Make it with "
+                "MilvusGallery.from_gallery(...)."
+            )
+        self._client.load_collection(collection)
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | os.PathLike,
+        dim: int,
+        collection: str = "gallery",
+        index_type: str = "FLAT",
+        token: str | None = None,
+    ) -> "MilvusGallery":
+        """Make an empty collection for features of width `dim`.
+
+        Args:
+            uri (`str` or `Path`): A file (Milvus Lite) or a server's address.
+            dim (`int`): D.
+            collection (`str`): Its name; it must be new.
+            index_type (`str`): Milvus' index of inner products: "FLAT" is exact; "HNSW", "IVF_FLAT" and
+                "AUTOINDEX" are faster and are not.
+            token (`str`, *optional*): The server's "user:password" or API key.
+
+        Raises:
+            ValueError: If the collection exists.
+        """
+        client = MilvusClient(str(uri), token=token or "")
+        try:
+            if client.has_collection(collection):
+                raise ValueError(
+                    f"Expected a new collection at {uri}, but {collection!r} exists. Open it with MilvusGallery(...), "
+                    "or choose another name."
+                )
+            schema = MilvusClient.create_schema(enable_dynamic_field=True)
+            schema.add_field("image_id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
+            schema.add_field("row", DataType.INT64)
+            schema.add_field("encoder_fingerprint", DataType.VARCHAR, max_length=64)
+            schema.add_field("features", DataType.FLOAT_VECTOR, dim=dim)
+            index = MilvusClient.prepare_index_params()
+            index.add_index("features", index_type=index_type, metric_type="IP")
+            client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+        finally:
+            client.close()
+        return cls(uri, collection, token)
+
+    @classmethod
+    def from_gallery(
+        cls,
+        gallery: Gallery,
+        uri: str | os.PathLike,
+        collection: str = "gallery",
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+        index_type: str = "FLAT",
+        token: str | None = None,
+    ) -> "MilvusGallery":
+        """Export a gallery; arguments as in `create` and `add`."""
+        features = gallery.features()  # (N, D)
+        made = cls.create(uri, gallery.dim, collection, index_type, token)
+        made.add(features, gallery.ids, attributes, encoder_fingerprint=gallery.encoder_fingerprint)
+        return made
+
+    def __len__(self) -> int:
+        return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
+
+    @property
+    def dim(self) -> int:
+        """Width D of the features."""
+        fields = self._client.describe_collection(self.collection)["fields"]
+        return int(next(field["params"]["dim"] for field in fields if field["name"] == "features"))
+
+    @property
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder that made the first features; None where that is not known."""
+        found = self._client.query(self.collection, filter="row == 0", output_fields=["encoder_fingerprint"], limit=1)
+        return (found[0]["encoder_fingerprint"] or None) if found else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def add(
+        self,
+        features: Any,
+        ids: Sequence[str],
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+        encoder_fingerprint: str | None = None,
+    ) -> None:
+        """Append images, part by part: the features of all need never be in memory at once. One writer at a time.
+
+        Args:
+            features (`np.ndarray` or `torch.Tensor` of shape `(M, D)`): From the collection's encoder.
+            ids (`Sequence[str]` of length M): New ids of at most `MAX_ID_BYTES` bytes.
+            attributes (`Sequence[Mapping]` of length M, *optional*): Further values of each image, for `where`.
+            encoder_fingerprint (`str`, *optional*): Of that encoder.
+
+        Raises:
+            ValueError: If shapes do not fit, an id is there already, stands twice or is too long, or an attribute has a
+                reserved name. Nothing is added then.
+        """
+        features, ids = as_features(features, "features to add"), list(ids)
+        attributes = [{}] * len(ids) if attributes is None else list(attributes)
+        self._check_new(features, ids, attributes)
+        first = len(self)
+        for start in range(0, len(ids), _BATCH):
+            rows = [
+                {
+                    **attributes[row],
+                    "image_id": ids[row],
+                    "row": first + row,
+                    "encoder_fingerprint": encoder_fingerprint or "",
+                    "features": features[row],
+                }
+                for row in range(start, min(start + _BATCH, len(ids)))
+            ]
+            self._client.insert(self.collection, rows)
+
+    def search(
+        self,
+        features: Any,
+        k: int = 10,
+        exclude_ids: PerQueryIds = None,
+        restrict_to: PerQueryIds = None,
+        *,
+        where: str = "",
+        encoder_fingerprint: str | None = None,
+        ignore_unknown: bool = False,
+    ) -> RetrievalResults:
+        """Find the k images with the highest inner product for each query, as `Gallery.search` does.
+
+        Excluded, restricted and filtered images are left out before the top-k. Equal scores come in gallery order among
+        those found; which of several that tie at rank k are found is Milvus' choice.
+
+        Args:
+            features (`np.ndarray` or `torch.Tensor` of shape `(Q, D)` or `(D,)`): Query features.
+            k (`int`): At least 1.
+            exclude_ids (`list[str]` or one list (or None) for each query, *optional*): Never returned.
+            restrict_to (`list[str]` or one list (or None) for each query, *optional*): The only ids returned.
+            where (`str`): Milvus' filter expression on the images' attributes, such as `vendor == "noto"`. It is handed
+                on as it is: no text of a stranger belongs in it.
+            encoder_fingerprint (`str`, *optional*): Checked against the collection's.
+            ignore_unknown (`bool`): Let ids pass that the collection does not hold.
+
+        Raises:
+            ValueError: As `Gallery.search`.
+        """
+        self._check_encoder(encoder_fingerprint)
+        queries = as_features(features, "query features", allow_one=True)  # (Q, D)
+        if queries.shape[1] != self.dim or k < 1:
+            raise ValueError(
+                f"Expected query features of width {self.dim} and k of at least 1, but found width {queries.shape[1]} "
+                f"and k {k}. Use the collection's own encoder, and for example k=10."
+            )
+        excluded = per_query_ids(exclude_ids, len(queries), "exclude_ids")
+        restricted = per_query_ids(restrict_to, len(queries), "restrict_to")
+        if not ignore_unknown:
+            self._check_known({id_ for ids in (*excluded, *restricted) for id_ in ids or ()})
+        rankings: list[list[tuple[str, float]]] = [[] for _ in queries]
+        groups: dict[tuple[Any, Any], list[int]] = {}
+        for row, lists in enumerate(zip(excluded, restricted, strict=True)):
+            groups.setdefault(lists, []).append(row)
+        for (exclude, restrict), rows in groups.items():
+            if restrict is not None and not restrict:
+                continue  # no candidates at all
+            for row, ranking in zip(
+                rows, self._search(queries[rows], k, _filter(exclude, restrict, where)), strict=True
+            ):
+                rankings[row] = ranking
+        return RetrievalResults(
+            [[id_ for id_, _ in ranking] for ranking in rankings],
+            [[score for _, score in ranking] for ranking in rankings],
+        )
+
+    def _search(self, queries: np.ndarray, k: int, expression: str) -> list[list[tuple[str, float]]]:
+        found = self._client.search(
+            self.collection,
+            data=list(queries),
+            limit=k,
+            filter=expression,
+            output_fields=["row"],
+            anns_field="features",
+        )
+        ordered = [sorted(hits, key=lambda hit: (-hit["distance"], hit["entity"]["row"])) for hits in found]
+        return [[(hit["image_id"], float(hit["distance"])) for hit in hits] for hits in ordered]
+
+    def _check_encoder(self, fingerprint: str | None) -> None:
+        own = self.encoder_fingerprint if fingerprint is not None else None
+        if own is not None and fingerprint != own:
+            raise ValueError(
+                f"Expected the encoder that made this collection (fingerprint {own}), but found {fingerprint}. Use "
+                "that encoder, or export the gallery anew."
+            )
+
+    def _check_known(self, ids: set[str]) -> None:
+        unknown = sorted(ids - self._known(ids))
+        if unknown:
+            raise ValueError(
+                f"Expected ids of the collection {self.collection!r}, but found {len(unknown)} that it does not hold, "
+                f"such as {unknown[0]!r}. Check the spelling, or pass ignore_unknown=True."
+            )
+
+    def _check_new(self, features: np.ndarray, ids: list[str], attributes: Sequence[Mapping[str, Any]]) -> None:
+        """Collect all complaints about images to add, then raise once."""
+        complaints = []
+        if features.shape[1] != self.dim:
+            complaints.append(f"features of width {features.shape[1]} instead of {self.dim}")
+        if not len(features) == len(ids) == len(attributes):
+            complaints.append(f"{len(features)} features, {len(ids)} ids and {len(attributes)} attributes")
+        if len(set(ids)) != len(ids):
+            complaints.append("an id that stands twice")
+        if any(len(id_.encode()) > MAX_ID_BYTES for id_ in ids):
+            complaints.append(f"an id of more than {MAX_ID_BYTES} bytes")
+        if reserved := {name for values in attributes for name in values if name in _FIELDS}:
+            complaints.append(f"attributes with the reserved names {sorted(reserved)}")
+        if not complaints and (known := self._known(ids)):
+            complaints.append(f"{len(known)} ids that are there already, such as {min(known)!r}")
+        if complaints:
+            raise ValueError(f"Expected new images that fit, but found {'; '.join(complaints)}. Nothing was added.")
+
+    def _known(self, ids: Sequence[str] | set[str]) -> set[str]:
+        """Which of some ids the collection holds."""
+        known: set[str] = set()
+        ids = list(ids)
+        for start in range(0, len(ids), _BATCH):
+            expression = _filter(None, tuple(ids[start : start + _BATCH]), "")
+            known |= {found["image_id"] for found in self._client.query(self.collection, filter=expression)}
+        return known
+
+
+def _filter(exclude: Sequence[str] | None, restrict: Sequence[str] | None, where: str) -> str:
+    """Milvus' filter expression; ids are written as quoted, escaped literals, so that none can end its string."""
+    parts = [f"({where})"] if where else []
+    if exclude:
+        parts.append(f"image_id not in {json.dumps(list(exclude), ensure_ascii=False)}")
+    if restrict is not None:
+        parts.append(f"image_id in {json.dumps(list(restrict), ensure_ascii=False)}")
+    return " and ".join(parts)

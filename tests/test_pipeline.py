@@ -1,0 +1,83 @@
+import pytest
+import torch
+from conftest import build_encoder, build_model, build_processor, random_picture
+from transformers import pipeline
+
+import hycir_hf.pipeline
+from hycir_hf import Gallery, HyCIRModel
+from hycir_hf.retrieval import search_composed
+
+PICTURES = [random_picture(seed) for seed in range(12)]
+QUERIES = [{"image": random_picture(20 + i), "text": text} for i, text in enumerate(["make it night", "", "red hat"])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    build_model().save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retrieve(folder):
+    return pipeline("composed-image-retrieval", model=str(folder), gallery=PICTURES, k=4)
+
+
+def expected(query, gallery, k=4, **options):
+    model = build_model()
+    ranking = search_composed(model, build_processor(), gallery, [query["image"]], query["text"], k, **options)[0]
+    return [id_ for id_, _ in ranking], [score for _, score in ranking]
+
+
+def test_a_query_is_ranked_as_by_hand(retrieve):
+    gallery = Gallery.from_images(build_model(), build_processor(), PICTURES, progress=False)
+    for query in QUERIES:
+        ranking = retrieve(query)
+        ids, scores = expected(query, gallery)
+        assert [hit["id"] for hit in ranking] == ids
+        torch.testing.assert_close(
+            torch.tensor([hit["score"] for hit in ranking]), torch.tensor(scores), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_and_generators_give_the_same(retrieve, batch_size):
+    single = [[hit["id"] for hit in retrieve(query)] for query in QUERIES]
+    for queries in (QUERIES, (query for query in QUERIES)):
+        found = retrieve(queries, batch_size=batch_size)
+        assert [[hit["id"] for hit in ranking] for ranking in found] == single
+    assert retrieve([], batch_size=batch_size) == []
+
+
+def test_a_call_has_its_own_gallery_k_and_exclusions(retrieve, tmp_path):
+    gallery = Gallery.from_images(build_model(), build_processor(), PICTURES[:5], ids=list("abcde"), progress=False)
+    gallery.save(tmp_path / "gallery")
+    for given in (gallery, tmp_path / "gallery", str(tmp_path / "gallery")):
+        assert {hit["id"] for hit in retrieve(QUERIES[0], gallery=given, k=9)} == set("abcde")
+    best = retrieve(QUERIES[0], gallery=gallery, k=1)[0]["id"]
+    rankings = retrieve([QUERIES[0] | {"exclude_ids": [best]}, QUERIES[0]], gallery=gallery, k=9, batch_size=2)
+    assert best not in {hit["id"] for hit in rankings[0]} and rankings[1][0]["id"] == best
+    assert len(retrieve(QUERIES[0])) == 4  # the pipeline's own are as before
+
+
+def test_several_reference_images(retrieve):
+    assert len(retrieve({"image": [PICTURES[0], PICTURES[1]], "text": "red"})) == 4
+
+
+def test_wrong_use_is_named(folder, retrieve):
+    with pytest.raises(ValueError, match=r"found \['image'\]"):
+        retrieve({"image": PICTURES[0]})
+    with pytest.raises(ValueError, match="found str"):
+        retrieve(["make it night"])
+    with pytest.raises(ValueError, match=r"found \['top_k'\]"):
+        retrieve(QUERIES[0], top_k=3)
+    with pytest.raises(ValueError, match="Expected a gallery"):
+        pipeline("composed-image-retrieval", model=str(folder))(QUERIES[0])
+    other = HyCIRModel.from_encoder(build_encoder("clip", seed=5), 3)
+    with pytest.raises(ValueError, match="Expected the encoder that made this gallery"):
+        retrieve(QUERIES[0], gallery=Gallery.from_images(other, build_processor(), PICTURES, progress=False))
+
+
+def test_the_task_is_registered():
+    assert hycir_hf.pipeline.TASK in hycir_hf.pipeline.PIPELINE_REGISTRY.get_supported_tasks()
