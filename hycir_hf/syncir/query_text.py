@@ -106,6 +106,13 @@ _PROMPT_WORDS = re.compile(
     r"\b(?:reference|target|first|second) (?:caption|picture|image)s?\b|\bcaptions?\s*:", re.IGNORECASE
 )
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+# What an instruction is framed with: without more than these and the reference's own words, it changes nothing.
+_FRAME_WORDS = set(
+    """
+    a an and as at be become becomes by change convert for from have in into is it its let make of on please put s so
+    that the them there they this to transform turn with
+    """.split()  # noqa: SIM905 - easier to read than forty strings
+)
 _QUOTES = "\"'`“”‘’«»*_ \t"
 
 
@@ -144,6 +151,8 @@ def parse_query_text(
         return None, "repeats an example"
     if _PROMPT_WORDS.search(text):
         return None, "speaks of the prompt"
+    if set(plain.split()) - _FRAME_WORDS <= set(_plain(reference_caption).split()):
+        return None, "says nothing new"
     if len(plain.split()) > MAX_WORDS:
         return None, f"longer than {MAX_WORDS} words"
     return text, None

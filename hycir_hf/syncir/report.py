@@ -101,6 +101,7 @@ def render_card(
         if settings["store_images"] == "embed"
         else f"The pictures themselves are not in here: `image_id` names them in `{recipe['source']}`."
     )
+    note = f"\n{settings['note']}\n" if settings["note"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
     parts = (("triplets", kept), ("dropped", result.dropped))  # a part without rows has no file
     names = [*(name for name, part in parts if part["triplet_id"]), "images"]
@@ -156,7 +157,7 @@ dropped = load_dataset("PATH", "dropped", split="train")  # with reason and scor
 | stage | count |
 |---|---|
 {counts}
-
+{note}
 ## Examples
 
 | reference | query text | target | similarity |
@@ -175,9 +176,10 @@ def render_report(result: FilterResult, recipe: dict[str, Any], load_picture: Ca
         rows = sample_rows(len(part["triplet_id"]), _SHOWN, seed)
         cards = "\n".join(_triplet(part, row, load_picture) for row in rows) or '<p class="note">There is none.</p>'
         sections.append(f"<section><h2>{len(rows)} {title} triplets, drawn at random</h2>\n{cards}\n</section>")
+    note = f" {recipe['settings']['note']}" if recipe["settings"]["note"] else ""
     intro = (
         f"Images: {recipe['source']}. Query texts by {recipe['generator']}. The filter kept "
-        f"{100 * share_kept(recipe):.1f}% of the triplets that had a query text."
+        f"{100 * share_kept(recipe):.1f}% of the triplets that had a query text.{note}"
     )
     footer = "Similarity is cos(sem(reference caption) + sem(query text), sem(target caption)). Made with HyCIR."
     return render_page("SynCir: synthetic triplets", intro, sections, footer, _STYLE)
