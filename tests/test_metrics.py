@@ -77,7 +77,7 @@ def problems(draw):
 
 
 @given(problems(), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_both_agree_with_a_plain_loop(problem, as_strings):
     rankings, targets, k = problem
     if as_strings:

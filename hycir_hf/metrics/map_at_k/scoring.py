@@ -14,6 +14,6 @@ def average_precision_per_query(hits: np.ndarray, num_targets: np.ndarray, k: in
     Returns:
         `np.ndarray` of shape `(Q,)`: Fractions in [0, 1].
     """
-    first = hits[:, :k].astype(np.float64)
+    first: np.ndarray = hits[:, :k].astype(np.float64)
     precisions = first.cumsum(axis=1) / np.arange(1, k + 1)  # (Q, K)
     return (precisions * first).sum(axis=1) / np.minimum(num_targets, k)

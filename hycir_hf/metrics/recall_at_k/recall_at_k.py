@@ -15,7 +15,7 @@ Convention: a query counts 1 if any of its targets is found, however many it has
 "Recall@K"; elsewhere it is called hit rate, hit@K, success@K or top-K accuracy. With several targets a query it is not
 the "recall" of information retrieval (targets found / all targets); with one target the two are the same.
 
-What may be found is the caller's to say, by what the rankings hold: CIRR leaves the reference image out of each ranking;
+What may be found is the caller's to say, by what the rankings hold: CIRR leaves the reference image out of each one;
 with rankings of a query's subset alone (without the reference) this metric is CIRR's R_subset@K.
 """
 
