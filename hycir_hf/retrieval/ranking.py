@@ -43,7 +43,7 @@ def rank_gallery(
     """
     queries, gallery = _as_matrix(query_features, "query features"), _as_matrix(gallery_features, "gallery features")
     _check_request(queries, gallery, k, exclude_rows)
-    rows = np.empty((len(queries), k), dtype=np.int64)
+    rows: np.ndarray = np.empty((len(queries), k), dtype=np.int64)
     scores: np.ndarray = np.empty((len(queries), k), dtype=np.float32)
     counts = [len(excluded) for excluded in exclude_rows or ()]
     out_queries: np.ndarray = np.repeat(np.arange(len(counts)), counts)  # (E,) rising
