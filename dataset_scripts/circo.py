@@ -3,7 +3,7 @@
     python dataset_scripts/circo.py CIRCO --output circo-data
 
 Writes the configs `queries` (QUERY with the column `part`) and `gallery` (GALLERY with the column `part`) for
-the splits val and test. Pictures stay where they are and are named by their paths; `--embed` copies them into the files.
+the splits val and test. Pictures are named by their paths and stay where they are; `--embed` copies them in.
 """
 
 from converting import main

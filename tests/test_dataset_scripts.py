@@ -35,7 +35,9 @@ def test_official_folders_become_data_sets(name, make, splits, num_queries, num_
     root = make(tmp_path / "official")
     arguments = ["--embed"] if name == "cirr" else []
     convert(name, root, "--output", tmp_path / "out", *arguments)
-    queries, gallery = (load_dataset(str(tmp_path / "out"), config) for config in ("queries", "gallery"))
+    queries, gallery = (
+        load_dataset(str(tmp_path / "out"), config, cache_dir=str(tmp_path)) for config in ("queries", "gallery")
+    )
     assert set(queries) == set(gallery) == splits
     check_columns(queries["val"].column_names, QUERY, "queries")
     check_columns(gallery["val"].column_names, GALLERY, "gallery")
