@@ -72,6 +72,7 @@ def render_search_page(
     title: str = "Composed image search",
     intro: str = "",
     tables: Sequence[PageTable] = (),
+    closing_tables: Sequence[PageTable] = (),
 ) -> str:
     """Render queries, and tables of figures, as one HTML document.
 
@@ -80,12 +81,14 @@ def render_search_page(
         title (`str`): Heading and window title.
         intro (`str`): A paragraph below the heading.
         tables (`Sequence[PageTable]`): Shown before the queries.
+        closing_tables (`Sequence[PageTable]`): Shown after them.
 
     Returns:
         `str`: A whole HTML 5 document, UTF-8, with the pictures embedded.
     """
     paragraph = f'<p class="intro">{escape(intro)}</p>' if intro else ""
     body = [_table(table) for table in tables] + [_query(number, query) for number, query in enumerate(queries, 1)]
+    body += [_table(table) for table in closing_tables]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -47,7 +47,7 @@ def difference_table(differences: Sequence[Difference], first: str, second: str)
         for one in differences
     ]
     caption = f"{first} minus {second}, the same queries; percent, with the 95% interval of the difference"
-    return PageTable(caption, ["", first, second, "difference", "95% interval", "wins : losses"], rows)
+    return PageTable(caption, ["", first, second, "difference", "95% interval", "higher : lower"], rows)
 
 
 def render_table(table: PageTable) -> str:
@@ -76,17 +76,18 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
     unknown = [name for name in (first, second) if name not in evaluation.rankings]
     if unknown:
         raise ValueError(f"Expected methods of {list(evaluation.rankings)}, but found {unknown}. Choose among them.")
-    queries, tables = [], result_tables(evaluation.results)
+    queries, every_query = [], []
     for part in data.parts:
         ranks = {name: first_ranks(part, evaluation.rankings[name][part.name]) for name in (first, second)}
         queries += _wins_and_losses(data, part, evaluation.rankings[first][part.name], ranks, first, second)
-        tables.append(_query_table(part, ranks))
+        every_query.append(_query_table(part, ranks))
     intro = (
         f"{data.benchmark.title}, {data.split}. Then, for each part, the queries in which “{first}” gains most over "
         f"“{second}”, and loses most, by the rank of the first target; shown is what “{first}” found. A green frame "
         "marks a target."
     )
-    return render_search_page(queries, f"{data.benchmark.title}: evaluation", intro, tables)
+    tables = result_tables(evaluation.results)
+    return render_search_page(queries, f"{data.benchmark.title}: evaluation", intro, tables, every_query)
 
 
 def first_ranks(part: BenchmarkPart, rankings: PartRankings) -> list[int | None]:
