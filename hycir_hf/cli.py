@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add_arguments(subparser)
         subparser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-        subparser.set_defaults(run=run)
+        subparser.set_defaults(run=run, parser=subparser)
     return parser
 
 
@@ -385,6 +385,58 @@ def _confirm(question: str) -> bool:
         return False
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="M", help="HyCIR model: folder or Hub id")
+    parser.add_argument("--benchmark", metavar="B", help="cirr, circo, fashioniq[-union][-joined] or emoji")
+    parser.add_argument("--data", metavar="DIR", help="the benchmark's official folder")
+    parser.add_argument("--split", metavar="S", help="val by default; cirr: test1, circo and emoji: test")
+    parser.add_argument("--part", action="append", metavar="P", help="only this part (dress, heldout_vendor ...)")
+    parser.add_argument("--submission", metavar="DIR", help="write the test server's files there, checked")
+    parser.add_argument("--predictions", action="append", metavar="FILE", help="score rankings instead of a model")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two --json files, each as PATH[:METHOD]")
+    parser.add_argument("--html", metavar="OUT", help="write one self-contained page: tables, wins and losses")
+    parser.add_argument("--json", metavar="OUT", help="write the results as JSON, every query's among them")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without images that are not there")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+
+
+def _run_evaluate(args: argparse.Namespace) -> None:
+    from .evaluation import run_comparison, run_evaluation, run_scoring
+
+    ways = [name for name in ("model", "predictions", "compare") if getattr(args, name)]
+    if len(ways) != 1:
+        args.parser.error(f"expected one of --model, --predictions and --compare, found {ways or 'none'}")
+    unused = {
+        "model": (),
+        "predictions": ("part", "submission", "html", "allow_missing", "device"),
+        "compare": ("benchmark", "data", "split", "part", "submission", "html", "allow_missing", "device"),
+    }[ways[0]]
+    needless = [name for name in unused if getattr(args, name)]
+    if needless:
+        options = ", ".join("--" + name.replace("_", "-") for name in needless)
+        args.parser.error(f"--{ways[0]} goes without {options}")
+    if args.compare:
+        lines = run_comparison(args.compare[0], args.compare[1], args.json)
+    elif not args.benchmark or not args.data:
+        args.parser.error(f"--{ways[0]} needs --benchmark and --data")
+    elif args.predictions:
+        lines = run_scoring(args.predictions, args.benchmark, args.data, args.split, json_path=args.json)
+    else:
+        lines = run_evaluation(
+            lambda: _load_model(args.model, args.device),
+            args.model,
+            args.benchmark,
+            args.data,
+            args.split,
+            part_names=args.part,
+            submission=args.submission,
+            html=args.html,
+            json_path=args.json,
+            allow_missing=args.allow_missing,
+        )
+    print("\n".join(lines))
+
+
 def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     """The model in eval mode on its device, and its processor."""
     import datasets
@@ -468,6 +520,16 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "  hycir push path/to/model OWNER/my-hycir\n  hycir push triplets OWNER/my-triplets --public",
         _add_push,
         _run_push,
+    ),
+    (
+        "evaluate",
+        "Evaluate a model, or any system's files of rankings, on a benchmark; compare two results.",
+        "  hycir evaluate --model path/to/model --benchmark cirr --data cirr_dataset --json results.json\n"
+        "  hycir evaluate --model path/to/model --benchmark circo --data CIRCO --split test --submission files\n"
+        "  hycir evaluate --predictions recall.json --benchmark cirr --data cirr_dataset\n"
+        "  hycir evaluate --compare results.json:mapper 'results.json:image + text'",
+        _add_evaluate,
+        _run_evaluate,
     ),
 )
 

@@ -113,7 +113,12 @@ class HyCIRProcessor(ProcessorMixin):
         return super().push_to_hub(repo_id, **({"private": True} | kwargs))
 
     def __call__(
-        self, images: Any = None, text: Any = None, compose: bool = True, return_tensors: str | None = "pt"
+        self,
+        images: Any = None,
+        text: Any = None,
+        compose: bool = True,
+        return_tensors: str | None = "pt",
+        num_images: int = 1,
     ) -> BatchFeature:
         """Prepare a batch.
 
@@ -121,9 +126,10 @@ class HyCIRProcessor(ProcessorMixin):
             images (*optional*): An image, a list of images (one a row) or of lists of images (several a row); each a
                 PIL image, a path, bytes, an array or a tensor (see `load_image`).
             text (`str` or `list[str]`, *optional*): A query text for each row; "" means the image alone.
-            compose (`bool`): `True` makes composed prompts, with placeholders for each row's images (for one image
+            compose (`bool`): `True` makes composed prompts, with placeholders for each row's images (for `num_images`
                 where no images are given); `False` leaves the texts as they are.
             return_tensors (`str`, *optional*): "pt", "np" or `None` for lists.
+            num_images (`int`): Reference images of each row where none are given here: their features go to the model.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` of shape `(B, L)` where there is text, `pixel_values` of
@@ -144,7 +150,7 @@ class HyCIRProcessor(ProcessorMixin):
                     f"Each row needs its images and its text, but found {len(rows)} rows of images and {len(texts)} "
                     "texts. Give one text a row ('' for the image alone); wrap a row's several images in a list."
                 )
-            counts = [len(row) for row in rows] if rows is not None else [1] * len(texts)
+            counts = [len(row) for row in rows] if rows is not None else [num_images] * len(texts)
             ids = self._composed_ids(texts, counts) if compose else self._plain_ids(texts)
             data |= self._pad(ids)
         if rows is not None:

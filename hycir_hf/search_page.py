@@ -72,6 +72,7 @@ def render_search_page(
     title: str = "Composed image search",
     intro: str = "",
     tables: Sequence[PageTable] = (),
+    closing_tables: Sequence[PageTable] = (),
 ) -> str:
     """Render queries, and tables of figures, as one HTML document.
 
@@ -80,6 +81,7 @@ def render_search_page(
         title (`str`): Heading and window title.
         intro (`str`): A paragraph below the heading.
         tables (`Sequence[PageTable]`): Shown before the queries.
+        closing_tables (`Sequence[PageTable]`): Shown after them.
 
     Returns:
         `str`: A whole HTML 5 document, UTF-8, with the pictures embedded.
@@ -87,6 +89,7 @@ def render_search_page(
     body = [render_table(table) for table in tables] + [
         _query(number, query) for number, query in enumerate(queries, 1)
     ]
+    body += [render_table(table) for table in closing_tables]
     footer = "Scores are cosine similarities of the composed query with each picture. Made with HyCIR."
     return render_page(title, intro, body, footer)
 

@@ -12,11 +12,12 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor, BlipForConditionalGeneration, BlipProcessor, CLIPModel
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
+from hycir_hf.evaluation import encode_texts
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 sys.path.insert(0, str(EMOJI))
 
-from retrieval import build_gallery, encode_texts, evaluate_methods, picture_of, read_pictures, read_queries  # noqa: E402
+from retrieval import build_gallery, evaluate_methods, picture_of, read_pictures, read_queries  # noqa: E402
 
 TOLERANCE = 0.01  # of a share: another processor rounds differently
 

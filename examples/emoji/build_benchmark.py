@@ -28,15 +28,11 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from rules import Change, EmojiIndex, Rule, make_rules
 
+from hycir_hf.evaluation import EMOJI_VENDORS as GALLERY_VENDORS
 from hycir_hf.schemas import QUERY
 
 HERE = Path(__file__).parent
 FEATURES = Features({**QUERY, "part": Value("string")})
-GALLERY_VENDORS = {
-    "training_vendor": ("noto",),
-    "heldout_vendor": ("twemoji",),
-    "mixed": ("noto", "openmoji", "fluent-3d", "twemoji"),
-}
 SUBSET_SIZE = 6  # as CIRR's subsets
 NUM_HARD_NEGATIVES = 8
 # Pairs of pictures of one rule in one part. Where the text alone names the target, fewer: they are not the point.

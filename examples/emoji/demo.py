@@ -15,7 +15,6 @@ from retrieval import (
     MODEL,
     RANKS,
     build_gallery,
-    compose,
     evaluate_methods,
     picture_of,
     read_pictures,
@@ -24,6 +23,7 @@ from retrieval import (
 )
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
+from hycir_hf.evaluation import compose
 from hycir_hf.search_page import PageQuery, PageResult, PageTable, render_search_page
 
 ROOT = Path(__file__).parents[2]

@@ -4,28 +4,27 @@
     python examples/emoji/retrieval.py --split test --part heldout_vendor
 
 Prints R@K in percent for each part as Markdown. A hit is any correct target among the first K of the part's whole
-gallery, the reference left out; `build_benchmark.py` says what the parts are.
+gallery, the reference left out; `build_benchmark.py` says what the parts are. `hycir evaluate --benchmark emoji` adds
+intervals, subsets, hard negatives, wordings and two reference images.
 """
 
 import argparse
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from build_benchmark import GALLERY_VENDORS
 from PIL import Image
-from tqdm import tqdm
 
-from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor, RetrievalResults
+from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
+from hycir_hf.evaluation import EMOJI_VENDORS, BenchmarkPart, encode_images, part_features
+from hycir_hf.metrics import find_hits, recall_per_query
 
 HERE = Path(__file__).parent
 MODEL = HERE / "hycir"
 RANKS = (1, 5, 10, 50)
-SLERP_WEIGHT = 0.6  # of the text: of .2, .3 ... .7 the best R@10 on val, training vendor; .5 equals image + text
 
 
 def read_queries(split: str, part: str, data: Path = HERE / "data") -> list[dict]:
@@ -37,7 +36,7 @@ def read_pictures(part: str, data: Path = HERE / "data") -> dict[str, dict]:
     """Read a part's gallery: image id -> row with `image` (a file's bytes), `name` and the other columns."""
     found = {}
     for path in sorted((data / "images").glob("*.parquet")):
-        table = pq.read_table(path, filters=[("vendor", "in", GALLERY_VENDORS[part])])
+        table = pq.read_table(path, filters=[("vendor", "in", EMOJI_VENDORS[part])])
         found |= {row["image_id"]: {**row, "image": row["image"]["bytes"]} for row in table.to_pylist()}
     return found
 
@@ -45,64 +44,6 @@ def read_pictures(part: str, data: Path = HERE / "data") -> dict[str, dict]:
 def picture_of(row: dict) -> Image.Image:
     """Open a row's picture."""
     return Image.open(io.BytesIO(row["image"]))
-
-
-@torch.inference_mode()
-def encode_images(model: HyCIRModel, processor: HyCIRProcessor, images: list, label: str = "pictures") -> torch.Tensor:
-    """Encode images: `(N, D)`, not normalised, as the mapper takes them."""
-    features = []
-    for start in tqdm(range(0, len(images), 128), desc=label, unit=" batches"):
-        inputs = processor(images=images[start : start + 128])
-        features.append(model.get_image_features(**inputs, normalize=False))
-    return torch.cat(features)
-
-
-@torch.inference_mode()
-def encode_texts(model: HyCIRModel, processor: HyCIRProcessor, texts: list[str]) -> torch.Tensor:
-    """Encode plain texts: `(Q, D)`, unit norm."""
-    parts = [texts[start : start + 256] for start in range(0, len(texts), 256)]
-    return torch.cat([model.get_text_features(**processor(text=part, compose=False)) for part in parts])
-
-
-@torch.inference_mode()
-def compose(model: HyCIRModel, processor: HyCIRProcessor, references: torch.Tensor, texts: list[str]) -> torch.Tensor:
-    """Compose reference features `(Q, D)`, not normalised, with query texts by the mapper: `(Q, D)`, unit norm."""
-    composed = []
-    for start in range(0, len(texts), 256):
-        inputs = processor(text=texts[start : start + 256])
-        composed.append(model.get_composed_features(**inputs, image_features=references[start : start + 256]))
-    return torch.cat(composed)
-
-
-def slerp(images: torch.Tensor, texts: torch.Tensor, weight: float) -> torch.Tensor:
-    """Interpolate between unit vectors on the sphere; `weight` 0 is the image, 1 the text (Jang et al., 2024)."""
-    angle = torch.acos((images * texts).sum(-1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6))
-    return (torch.sin((1 - weight) * angle) * images + torch.sin(weight * angle) * texts) / torch.sin(angle)
-
-
-RIVALS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "image only": lambda images, texts: images,
-    "text only": lambda images, texts: texts,
-    "image + text": lambda images, texts: F.normalize(images + texts, dim=-1),
-    "slerp": lambda images, texts: slerp(images, texts, SLERP_WEIGHT),
-}
-"""Name -> how the references' and the texts' unit features, `(Q, D)` each, become query features without training."""
-
-
-@torch.inference_mode()
-def query_features(
-    model: HyCIRModel, processor: HyCIRProcessor, references: torch.Tensor, texts: list[str]
-) -> dict[str, torch.Tensor]:
-    """Compose queries by every method: name -> `(Q, D)`, unit norm; `references` `(Q, D)` are not normalised."""
-    unit, encoded = F.normalize(references, dim=-1), encode_texts(model, processor, texts)
-    found = {name: rival(unit, encoded) for name, rival in RIVALS.items()}
-    return found | {"mapper": compose(model, processor, references, texts)}
-
-
-def recall_at_k(results: RetrievalResults, queries: list[dict], k: int) -> float:
-    """Count the share of queries with any correct target among the first K (the hit rate; CIRR's R@K)."""
-    hits = [not set(query["target_ids"]).isdisjoint(ids[:k]) for query, ids in zip(queries, results.ids, strict=True)]
-    return sum(hits) / len(hits)
 
 
 def evaluate_methods(
@@ -117,13 +58,12 @@ def evaluate_methods(
         features: Image id -> feature `(D,)`, not normalised, of the references.
         queries: Rows in the QUERY schema.
     """
-    references = torch.stack([features[query["reference_id"]] for query in queries])  # (Q, D)
-    texts = [query["query_text"] for query in queries]
     left_out = [[query["reference_id"]] for query in queries]
     report = {}
-    for name, composed in query_features(model, processor, references, texts).items():
+    for name, composed in part_features(model, processor, BenchmarkPart("", queries, gallery.ids), features).items():
         results = gallery.search(composed, k=max(RANKS), exclude_ids=left_out)
-        report[name] = {f"R@{k}": recall_at_k(results, queries, k) for k in RANKS}
+        hits = find_hits(results.ids, [query["target_ids"] for query in queries], max(RANKS))
+        report[name] = {f"R@{k}": recall_per_query(hits, k).mean() for k in RANKS}
     return report
 
 
@@ -147,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--split", choices=("val", "test"), default="val")
-    parser.add_argument("--part", choices=list(GALLERY_VENDORS), nargs="*", default=list(GALLERY_VENDORS))
+    parser.add_argument("--part", choices=list(EMOJI_VENDORS), nargs="*", default=list(EMOJI_VENDORS))
     parser.add_argument("--json", type=Path, help="also write the figures, as fractions")
     args = parser.parse_args()
 

@@ -1,0 +1,73 @@
+"""What the converters share: from an official folder to Parquet files with a card that names the configs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Sequence, Value
+
+from hycir_hf.evaluation import BENCHMARKS, BenchmarkData, read_benchmark
+from hycir_hf.schemas import GALLERY, QUERY
+
+QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
+PICTURES = Features({**GALLERY, "part": Value("string")})
+
+
+def query_rows(data: BenchmarkData) -> list[dict[str, Any]]:
+    """List all parts' queries."""
+    return [{"other_texts": [], **query, "part": part.name} for part in data.parts for query in part.queries]
+
+
+def gallery_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
+    """List all parts' gallery pictures, by path or, with `embed`, with their bytes."""
+    rows = []
+    for part in data.parts:
+        for id_ in part.gallery_ids:
+            path = Path(data.pictures[id_]).resolve()
+            image = {"bytes": path.read_bytes() if embed else None, "path": str(path)}
+            rows.append({"image_id": id_, "image": image, "name": "", "vendor": "", "concept": "", "part": part.name})
+    return rows
+
+
+def convert(name: str, directory: Path, output: Path, allow_missing: bool = False, embed: bool = False) -> None:
+    """Convert every split of a benchmark whose annotations are there.
+
+    Args:
+        name: A key of `BENCHMARKS`.
+        directory: The official folder.
+        output: Folder of the data set.
+        allow_missing: Leave out images that are not there.
+        embed: Copy the pictures into the files.
+    """
+    splits = BENCHMARKS[name].splits
+    for split in splits:
+        data = read_benchmark(name, directory, split, allow_missing=allow_missing)
+        for config, rows, features in (
+            ("queries", query_rows(data), QUERIES),
+            ("gallery", gallery_rows(data, embed), PICTURES),
+        ):
+            (output / config).mkdir(parents=True, exist_ok=True)
+            Dataset.from_list(rows, features=features).to_parquet(output / config / f"{split}.parquet")
+    lines = ["---", f"pretty_name: {BENCHMARKS[name].title}", "tags: [composed-image-retrieval]", "configs:"]
+    for config in ("queries", "gallery"):
+        lines += [f"- config_name: {config}", *(["  default: true"] if config == "queries" else []), "  data_files:"]
+        lines += [f"  - {{split: {split}, path: {config}/{split}.parquet}}" for split in splits]
+    (output / "README.md").write_text("\n".join([*lines, "---", "", f"# {BENCHMARKS[name].title}", ""]))
+
+
+def main(name: str, description: str) -> None:
+    """Read the arguments and convert."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the benchmark's official folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without images that are not there")
+    parser.add_argument("--embed", action="store_true", help="copy the pictures into the files")
+    variants = [one for one in BENCHMARKS if one.partition("-")[0] == name]
+    if len(variants) > 1:
+        parser.add_argument("--protocol", choices=variants, default=name, help="gallery and captions")
+    args = parser.parse_args()
+    try:
+        convert(getattr(args, "protocol", name), args.directory, args.output, args.allow_missing, args.embed)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{name}: error: {error}") from error
+    print(f"{args.output}: load_dataset({str(args.output)!r}, 'queries') or 'gallery'")

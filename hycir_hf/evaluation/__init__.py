@@ -1,0 +1,65 @@
+"""Benchmarks: their specifications and files, the methods in one harness, metrics with intervals (paper: Experiments).
+
+benchmarks.py   Benchmark specifications as data; BenchmarkData, what a split's files hold
+reading.py      the official files of CIRR, CIRCO, FashionIQ and the emoji benchmark
+methods.py      mapper, image only, text only, sum, slerp, combiners, CIReVL's way
+evaluating.py   evaluate_benchmark: encode, compose, rank, score
+scoring.py      rankings to each query's values, bootstrap intervals
+results.py      EvaluationResults: JSON, paired comparison
+submissions.py  the test servers' files: written, checked, scored
+report.py       tables and the HTML page
+command.py      what `hycir evaluate` does
+"""
+
+from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, SubmissionFile
+from .command import run_comparison, run_evaluation, run_scoring
+from .evaluating import Evaluation, PartRankings, evaluate_benchmark
+from .methods import (
+    TRAINING_FREE,
+    caption_features,
+    compose,
+    encode_images,
+    encode_texts,
+    part_features,
+    query_features,
+    slerp,
+)
+from .reading import EMOJI_VENDORS, read_benchmark
+from .report import render_report
+from .results import Difference, EvaluationResults, compare_results
+from .scoring import PartScores, mean_intervals, score_part
+from .submissions import read_rankings, score_rankings, write_submission
+
+__all__ = [
+    "BENCHMARKS",
+    "EMOJI_VENDORS",
+    "TRAINING_FREE",
+    "Benchmark",
+    "BenchmarkData",
+    "BenchmarkPart",
+    "Difference",
+    "Evaluation",
+    "EvaluationResults",
+    "PartRankings",
+    "PartScores",
+    "SubmissionFile",
+    "caption_features",
+    "compare_results",
+    "compose",
+    "encode_images",
+    "encode_texts",
+    "evaluate_benchmark",
+    "mean_intervals",
+    "part_features",
+    "query_features",
+    "read_benchmark",
+    "read_rankings",
+    "render_report",
+    "run_comparison",
+    "run_evaluation",
+    "run_scoring",
+    "score_part",
+    "score_rankings",
+    "slerp",
+    "write_submission",
+]

@@ -1,0 +1,136 @@
+"""From a model and a benchmark's data to results: encode, compose, rank, score."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..retrieval import rank_candidates, rank_gallery
+from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
+from .methods import TRAINING_FREE, Combiner, encode_images, part_features
+from .results import EvaluationResults, describe_run
+from .scoring import PartScores, score_part
+
+
+@dataclass(frozen=True)
+class PartRankings:
+    """One method's answers to a part's queries.
+
+    Args:
+        ids (`list[list[str]]`): Q rows of gallery ids, best first.
+        scores (`list[list[float]]`): Cosine similarities.
+        subset_ids (`list[list[str]]`, *optional*): Each query's subset, best first.
+    """
+
+    ids: list[list[str]]
+    scores: list[list[float]]
+    subset_ids: list[list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results with the rankings behind them.
+
+    Args:
+        results (`EvaluationResults`, *optional*): None where the answers are not known.
+        rankings (`Mapping[str, Mapping[str, PartRankings]]`): Method -> part -> rankings.
+    """
+
+    results: EvaluationResults | None
+    rankings: Mapping[str, Mapping[str, PartRankings]]
+
+
+def evaluate_benchmark(
+    model: Any,
+    processor: Any,
+    data: BenchmarkData,
+    combiners: Mapping[str, Combiner] = TRAINING_FREE,
+    further_methods: Mapping[str, Callable[[BenchmarkPart], Tensor]] | None = None,
+    model_name: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Answer a benchmark's queries by every method and score them.
+
+    Args:
+        model (`HyCIRModel`): In eval mode.
+        processor (`HyCIRProcessor`): The model's; the benchmark's prompt, where it has one, takes the place of its own.
+        data (`BenchmarkData`): From `read_benchmark`, with pictures.
+        combiners (`Mapping[str, Combiner]`): Name -> (reference features, text features) -> query features; a trained
+            combiner is one entry more.
+        further_methods (`Mapping[str, Callable]`, *optional*): Name -> part -> query features `(Q, D)`, for ways that
+            do not start from features, such as `caption_features`.
+        model_name (`str`, *optional*): Kept in the results.
+        seed (`int`): Of the bootstrap.
+
+    Returns:
+        `Evaluation`: The mapper among the methods.
+
+    Raises:
+        ValueError: If a picture is broken, or the gallery is smaller than the benchmark's ranks.
+    """
+    ids = list(data.pictures)
+    encoded = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)  # (N, D)
+    row_of = {id_: row for row, id_ in enumerate(ids)}
+    feature_of = dict(zip(ids, encoded, strict=True))
+    unit = F.normalize(encoded, dim=-1)
+    own_prompt = processor.prompt
+    rankings: dict[str, dict[str, PartRankings]] = {}
+    for part in data.parts:
+        processor.prompt = data.benchmark.prompt or own_prompt
+        try:
+            features = part_features(model, processor, part, feature_of, combiners)
+        finally:
+            processor.prompt = own_prompt
+        features |= {name: answer(part) for name, answer in (further_methods or {}).items()}
+        gallery = unit[[row_of[id_] for id_ in part.gallery_ids]]  # (N, D)
+        for name, queries in features.items():
+            rankings.setdefault(name, {})[part.name] = rank_part(data, part, queries, gallery)
+    results = None
+    if data.has_targets:
+        provenance = describe_run(
+            data,
+            model=model_name,
+            encoder_fingerprint=model.encoder_fingerprint(),
+            prompt=data.benchmark.prompt or own_prompt,
+        )
+        scores = {name: score_rankings_of(data, parts) for name, parts in rankings.items()}
+        results = EvaluationResults(data.benchmark.name, data.split, scores, provenance, seed)
+    return Evaluation(results, rankings)
+
+
+def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery: Tensor) -> PartRankings:
+    """Rank a part's gallery for its queries.
+
+    Args:
+        data (`BenchmarkData`): Says what is left out and how deep to rank.
+        part (`BenchmarkPart`): Queries and gallery ids.
+        queries (`torch.Tensor` of shape `(Q, D)`): Unit L2 norm.
+        gallery (`torch.Tensor` of shape `(N, D)`): Unit L2 norm, in the order of `part.gallery_ids`.
+    """
+    place = {id_: row for row, id_ in enumerate(part.gallery_ids)}
+    references = [[place[id_] for id_ in reference_ids_of(query) if id_ in place] for query in part.queries]
+    left_out = references if data.benchmark.leaves_reference_out else None
+    depth = max(*data.benchmark.ranks, *(kind.length for kind in data.benchmark.submissions if not kind.ranks_subset))
+    rows, scores = rank_gallery(queries, gallery, depth, left_out)
+    subsets = None
+    if data.benchmark.subset_ranks:
+        candidates = [
+            [place[id_] for id_ in query["subset_ids"] if id_ in place and place[id_] not in set(own)]
+            for query, own in zip(part.queries, references, strict=True)
+        ]
+        subsets = _ids_of(part, rank_candidates(queries, gallery, candidates))
+    return PartRankings(_ids_of(part, rows.tolist()), scores.tolist(), subsets)
+
+
+def score_rankings_of(data: BenchmarkData, rankings: Mapping[str, PartRankings]) -> dict[str, PartScores]:
+    """Score one method's rankings of all parts."""
+    return {
+        part.name: score_part(data.benchmark, part, rankings[part.name].ids, rankings[part.name].subset_ids)
+        for part in data.parts
+    }
+
+
+def _ids_of(part: BenchmarkPart, rows: Sequence[Sequence[int]]) -> list[list[str]]:
+    return [[part.gallery_ids[row] for row in one] for one in rows]

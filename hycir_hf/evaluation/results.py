@@ -1,0 +1,233 @@
+"""Evaluation results: kept as JSON, summed up with intervals, compared query by query."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .benchmarks import BENCHMARKS, BenchmarkData
+from .scoring import Interval, PartScores, as_interval, mean_intervals, resampled_means
+
+FORMAT_NAME, FORMAT_VERSION = "hycir-evaluation", 1
+AVERAGE = "average"  # the part that is the mean of the others
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """What methods reached on a benchmark's split.
+
+    Args:
+        benchmark (`str`): A key of `BENCHMARKS`.
+        split (`str`): The split.
+        methods (`Mapping[str, Mapping[str, PartScores]]`): Method -> part -> each query's values.
+        provenance (`Mapping`): Versions, model, data fingerprint, protocol, missing images.
+        seed (`int`): Of the bootstrap.
+    """
+
+    benchmark: str
+    split: str
+    methods: Mapping[str, Mapping[str, PartScores]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def intervals(self) -> dict[str, dict[str, dict[str, Interval]]]:
+        """Method -> part -> metric -> mean with its 95% interval; the parts' average where the benchmark has one."""
+        found = {}
+        for method, parts in self.methods.items():
+            found[method] = {name: mean_intervals(scores, self.seed) for name, scores in parts.items()}
+            if BENCHMARKS[self.benchmark].averages_parts and len(parts) > 1:
+                found[method][AVERAGE] = self._average(parts)
+        return found
+
+    def _average(self, parts: Mapping[str, PartScores]) -> dict[str, Interval]:
+        """The mean over the parts: each part counts the same, and is resampled on its own."""
+        resampled = [resampled_means(scores, self.seed + number) for number, scores in enumerate(parts.values())]
+        return {
+            metric: as_interval(
+                np.array([scores.values[metric].mean() for scores in parts.values()]),
+                np.mean([one[metric] for one in resampled], axis=0),
+            )
+            for metric in resampled[0]
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values: means with intervals, and each query's values."""
+        summary = {
+            method: {
+                part: {metric: vars(interval) for metric, interval in metrics.items()}
+                for part, metrics in parts.items()
+            }
+            for method, parts in self.intervals().items()
+        }
+        per_query = {
+            method: {
+                part: {
+                    "query_ids": list(scores.query_ids),
+                    "groups": list(scores.groups),
+                    "values": {metric: np.round(values, 6).tolist() for metric, values in scores.values.items()},
+                }
+                for part, scores in parts.items()
+            }
+            for method, parts in self.methods.items()
+        }
+        return {
+            "format": FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            "benchmark": self.benchmark,
+            "split": self.split,
+            "seed": self.seed,
+            **self.provenance,
+            "results": summary,
+            "per_query": per_query,
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the results as JSON."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "EvaluationResults":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is another file, damaged, or of a newer format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected evaluation results in {path}, but found no such file. Check the path.")
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
+        if not isinstance(loaded, dict) or loaded.get("format") != FORMAT_NAME:
+            raise ValueError(f"Expected evaluation results in {path}, but found another file. Give a --json file.")
+        if loaded["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"Expected results of format {FORMAT_VERSION} or older in {path}, but found "
+                f"{loaded['format_version']}. Update hycir_hf."
+            )
+        methods = {
+            method: {
+                part: PartScores(
+                    one["query_ids"],
+                    one["groups"],
+                    {name: np.asarray(values) for name, values in one["values"].items()},
+                )
+                for part, one in parts.items()
+            }
+            for method, parts in loaded["per_query"].items()
+        }
+        known = {"format", "format_version", "benchmark", "split", "seed", "results", "per_query"}
+        provenance = {name: value for name, value in loaded.items() if name not in known}
+        return cls(loaded["benchmark"], loaded["split"], methods, provenance, loaded["seed"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric's paired difference, first minus second.
+
+    Args:
+        part (`str`): Part of the benchmark.
+        metric (`str`): Its name.
+        first (`float`): The first's mean.
+        second (`float`): The second's mean.
+        difference (`Interval`): Mean of the queries' differences and its 95% interval.
+        wins (`int`): Queries with a higher value in the first.
+        losses (`int`): Queries with a lower one.
+    """
+
+    part: str
+    metric: str
+    first: float
+    second: float
+    difference: Interval
+    wins: int
+    losses: int
+
+
+def compare_results(
+    first: EvaluationResults,
+    second: EvaluationResults,
+    first_method: str,
+    second_method: str,
+) -> list[Difference]:
+    """Compare two methods query by query on the same benchmark: first minus second.
+
+    Raises:
+        ValueError: If they answer other queries, or a method is not in its results.
+    """
+    if (first.benchmark, first.split) != (second.benchmark, second.split):
+        raise ValueError(
+            f"Expected results of one benchmark and split, but found {first.benchmark} {first.split} and "
+            f"{second.benchmark} {second.split}. Compare results of the same."
+        )
+    sides = [_method(first, first_method), _method(second, second_method)]
+    found = []
+    for part in (name for name in sides[0] if name in sides[1]):
+        one, two = sides[0][part], sides[1][part]
+        if sorted(one.query_ids) != sorted(two.query_ids):
+            raise ValueError(
+                f"Expected the same queries in both results, but {part!r} has {len(one.query_ids)} and "
+                f"{len(two.query_ids)}, not all alike. Evaluate both on the same data (missing images differ?)."
+            )
+        place = {id_: row for row, id_ in enumerate(two.query_ids)}
+        order = [place[id_] for id_ in one.query_ids]
+        differences = {name: one.values[name] - two.values[name][order] for name in one.values if name in two.values}
+        intervals = mean_intervals(PartScores(one.query_ids, one.groups, differences), first.seed)
+        for metric, values in differences.items():
+            means = float(one.values[metric].mean()), float(two.values[metric].mean())
+            wins, losses = int((values > 0).sum()), int((values < 0).sum())
+            found.append(Difference(part, metric, *means, intervals[metric], wins, losses))
+    if not found:
+        raise ValueError(
+            f"Expected a part and a metric that both results have, but found the parts {list(sides[0])} and "
+            f"{list(sides[1])}. Evaluate the same."
+        )
+    return found
+
+
+def describe_run(data: BenchmarkData, **further: Any) -> dict[str, Any]:
+    """What a run's figures depend on: versions, data fingerprint, protocol, missing images, and what is given."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in ("hycir_hf", "torch", "transformers", "numpy", "datasets")},
+        "data": {
+            "fingerprint": data.fingerprint(),
+            "queries": {part.name: len(part.queries) for part in data.parts},
+            "gallery": {part.name: len(part.gallery_ids) for part in data.parts},
+            "missing_images": len(data.missing_ids),
+            "dropped_queries": data.num_dropped_queries,
+        },
+        "protocol": {
+            "leaves_reference_out": data.benchmark.leaves_reference_out,
+            **data.benchmark.options,
+        },
+        **further,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _method(results: EvaluationResults, name: str) -> Mapping[str, PartScores]:
+    if name not in results.methods:
+        raise ValueError(f"Expected a method of {list(results.methods)}, but found {name!r}. Choose one of them.")
+    return results.methods[name]
+
+
+def main_method(methods: Sequence[str]) -> str:
+    """The method that stands for a model where one is wanted: the mapper, or else the last."""
+    return "mapper" if "mapper" in methods else methods[-1]

@@ -1,0 +1,137 @@
+"""From rankings to each query's values, and from those to means with 95% intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..metrics import average_precision_per_query, find_hits, recall_per_query
+from .benchmarks import Benchmark, BenchmarkPart
+
+NUM_RESAMPLES = 2000
+_RESAMPLES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """Each query's value of each metric.
+
+    Args:
+        query_ids (`Sequence[str]`): Q of them.
+        groups (`Sequence[str]`): What is resampled together: all wordings of one change of one picture.
+        values (`Mapping[str, np.ndarray]`): Metric -> `(Q,)`, fractions in [0, 1].
+    """
+
+    query_ids: Sequence[str]
+    groups: Sequence[str]
+    values: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95% bootstrap interval, as fractions."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def score_part(
+    benchmark: Benchmark,
+    part: BenchmarkPart,
+    rankings: Sequence[Sequence[str]] | None,
+    subset_rankings: Sequence[Sequence[str]] | None = None,
+) -> PartScores:
+    """Score one method's rankings of a part's queries.
+
+    Args:
+        benchmark (`Benchmark`): What counts.
+        part (`BenchmarkPart`): With known targets.
+        rankings (`Sequence` of Q rows, *optional*): Gallery ids, best first, as many as the largest rank; already
+            without the references where the benchmark leaves them out.
+        subset_rankings (`Sequence` of Q rows, *optional*): The same for R_subset@K.
+
+    Raises:
+        ValueError: If rankings are too short, repeat an id, or are not one for each query.
+    """
+    targets = [query["target_ids"] for query in part.queries]
+    values: dict[str, np.ndarray] = {}
+    if rankings is not None:
+        hits = find_hits(rankings, targets, max(benchmark.ranks))
+        counts = np.array([len(row) for row in targets])
+        for k in benchmark.ranks:
+            is_recall = benchmark.metric == "R"
+            one = recall_per_query(hits, k) if is_recall else average_precision_per_query(hits, counts, k)
+            values[f"{benchmark.metric}@{k}"] = one
+        if benchmark.averages_ranks:
+            values["avg"] = np.mean(list(values.values()), axis=0)
+    if subset_rankings is not None:
+        subset_hits = find_hits(subset_rankings, targets, max(benchmark.subset_ranks))
+        values |= {f"R_subset@{k}": recall_per_query(subset_hits, k) for k in benchmark.subset_ranks}
+    if rankings is not None and benchmark.hard_negative_rank:
+        k = benchmark.hard_negative_rank
+        values[f"HN@{k}"] = hard_negative_share(rankings, [query["hard_negative_ids"] for query in part.queries], k)
+    groups = groups_of(part.queries)
+    if rankings is not None and benchmark.wording_rank:
+        k = benchmark.wording_rank
+        values[f"wording spread@{k}"] = spread_in_groups(recall_per_query(hits, k), groups)
+    return PartScores(part.query_ids, groups, values)
+
+
+def hard_negative_share(rankings: Sequence[Sequence[str]], hard_negatives: Sequence[Sequence[str]], k: int) -> Any:
+    """Share of hard negatives among the first K of each query: `(Q,)`, in [0, 1], the lower the better."""
+    found = [len(set(ids[:k]) & set(wrong)) for ids, wrong in zip(rankings, hard_negatives, strict=True)]
+    return np.array(found) / k
+
+
+def spread_in_groups(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Largest minus smallest value of each query's group: `(Q,)`.
+
+    Of R@K over the wordings of one query: 1 where one wording finds a target and another does not.
+    """
+    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    largest, smallest = np.full(numbers.max() + 1, -np.inf), np.full(numbers.max() + 1, np.inf)
+    np.maximum.at(largest, numbers, values)
+    np.minimum.at(smallest, numbers, values)
+    return (largest - smallest)[numbers]
+
+
+def groups_of(queries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name each query's group: the wordings of one change of one picture; without a rule, the query alone."""
+    return [
+        "|".join((query["rule"], query["reference_id"], *query["target_ids"])) if query["rule"] else query["query_id"]
+        for query in queries
+    ]
+
+
+def mean_intervals(scores: PartScores, seed: int = 0) -> dict[str, Interval]:
+    """Mean of each metric with its 95% interval."""
+    resampled = resampled_means(scores, seed)
+    return {name: as_interval(values, resampled[name]) for name, values in scores.values.items()}
+
+
+def as_interval(values: np.ndarray, resampled: np.ndarray) -> Interval:
+    """A mean with the 2.5th and 97.5th percentile of its resampled means."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def resampled_means(scores: PartScores, seed: int = 0) -> dict[str, np.ndarray]:
+    """Bootstrap: means over groups drawn with replacement, metric -> `(NUM_RESAMPLES,)`.
+
+    Groups, not queries, are drawn: the wordings of one query are not independent of each other.
+    """
+    random = np.random.default_rng(seed)
+    _, numbers = np.unique(np.asarray(scores.groups), return_inverse=True)
+    num_groups = int(numbers.max()) + 1
+    columns = [np.ones(len(numbers)), *scores.values.values()]
+    sums = np.stack([np.bincount(numbers, weights=column, minlength=num_groups) for column in columns], axis=1)
+    totals = []
+    for start in range(0, NUM_RESAMPLES, _RESAMPLES_AT_ONCE):
+        count = min(_RESAMPLES_AT_ONCE, NUM_RESAMPLES - start)
+        drawn = random.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=count)  # (R, G)
+        totals.append(drawn @ sums)  # (R, 1 + metrics)
+    total = np.concatenate(totals)
+    means = total[:, 1:] / total[:, :1]
+    return {name: means[:, column] for column, name in enumerate(scores.values)}

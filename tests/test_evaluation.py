@@ -1,0 +1,217 @@
+"""Scores, intervals, comparison, and `hycir evaluate` on a small CIRR."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_processor
+from test_cli import failing, read_page
+from test_evaluation_files import make_cirr, make_fashioniq
+
+from hycir_hf import HyCIRModel
+from hycir_hf.cli import main
+from hycir_hf.evaluation import (
+    BENCHMARKS,
+    BenchmarkPart,
+    EvaluationResults,
+    PartScores,
+    compare_results,
+    mean_intervals,
+    score_part,
+)
+
+
+def query(number, rule="", **values):
+    row = {"query_id": str(number), "reference_id": f"r{number}", "query_text": "red", "target_ids": ["t"]}
+    return row | {"hard_negative_ids": [], "subset_ids": [], "rule": rule, "wording": 0} | values
+
+
+def test_hard_negatives_and_wordings_by_hand():
+    """Two wordings of one change, the first finds the target; then another query that both negatives go before."""
+    others = [f"x{number}" for number in range(60)]
+    queries = [
+        query(0, "night", reference_id="r", hard_negative_ids=["n1", "n2"]),
+        query(1, "night", reference_id="r", hard_negative_ids=["n1", "n2"], wording=1),
+        query(2, "night", hard_negative_ids=["n1", "n2"]),
+    ]
+    rankings = [["t", *others], ["n1", *others], ["n1", "n2", "t", *others]]
+    scores = score_part(BENCHMARKS["emoji"], BenchmarkPart("all", queries, []), rankings)
+    assert scores.values["HN@10"].tolist() == [0, 0.1, 0.2]
+    assert scores.values["wording spread@10"].tolist() == [1, 1, 0]
+    assert scores.values["R@1"].tolist() == [1, 0, 0] and scores.values["R@5"].tolist() == [1, 0, 1]
+    assert len(set(scores.groups)) == 2
+
+
+def test_cirr_average_is_the_mean_over_its_ranks():
+    rankings = [["x", "t", *(f"y{number}" for number in range(50))]]
+    scores = score_part(BENCHMARKS["cirr"], BenchmarkPart("all", [query(0)], []), rankings)
+    assert scores.values["avg"].tolist() == [0.75]
+
+
+def scores_of(values, groups=None):
+    ids = [str(number) for number in range(len(values))]
+    return PartScores(ids, groups or ids, {"R@5": np.asarray(values, dtype=float)})
+
+
+def test_intervals_are_the_binomial_ones_and_wider_for_dependent_queries():
+    values = np.random.default_rng(0).random(2000) < 0.3
+    found = mean_intervals(scores_of(values))["R@5"]
+    half = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / 2000)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.high - found.mean == pytest.approx(half, rel=0.1)
+    assert found.mean - found.low == pytest.approx(half, rel=0.1)
+    repeated = mean_intervals(scores_of(np.repeat(values, 4), [str(n // 4) for n in range(8000)]))["R@5"]
+    assert repeated.high - repeated.low == pytest.approx(found.high - found.low, rel=0.1)
+    assert mean_intervals(scores_of(values)) == mean_intervals(scores_of(values))  # the same seed
+
+
+def results_of(values, method="mapper", benchmark="cirr"):
+    return EvaluationResults(benchmark, "val", {method: {"all": scores_of(values)}})
+
+
+def test_pairs_tell_apart_what_separate_intervals_do_not():
+    random = np.random.default_rng(0)
+    base = random.random(1000) < 0.5
+    better = base | (random.random(1000) < 0.02)
+    (found,) = compare_results(results_of(better), results_of(base, "sum"), "mapper", "sum")
+    assert found.difference.low > 0 and (found.wins, found.losses) == (int((better & ~base).sum()), 0)
+    assert found.difference.mean == pytest.approx(found.first - found.second)
+    assert mean_intervals(scores_of(better))["R@5"].low < base.mean()
+
+
+def test_queries_are_paired_by_id_whatever_their_order():
+    first = results_of([1, 0, 0])
+    turned = EvaluationResults(
+        "cirr", "val", {"mapper": {"all": PartScores(["2", "1", "0"], ["2", "1", "0"], {"R@5": np.array([0, 0, 1.0])})}}
+    )
+    (found,) = compare_results(first, turned, "mapper", "mapper")
+    assert (found.wins, found.losses) == (0, 0)
+
+
+def test_comparisons_refused():
+    with pytest.raises(ValueError, match="one benchmark and split"):
+        compare_results(results_of([1]), results_of([1], benchmark="circo"), "mapper", "mapper")
+    with pytest.raises(ValueError, match="the same queries"):
+        compare_results(results_of([1]), results_of([1, 0]), "mapper", "mapper")
+    with pytest.raises(ValueError, match=r"a method of \['mapper'\], but found 'sum'"):
+        compare_results(results_of([1]), results_of([1]), "mapper", "sum")
+
+
+def test_fashioniq_average_counts_each_part_the_same(tmp_path):
+    parts = {"dress": scores_of([1, 1, 1, 1]), "shirt": scores_of([0])}
+    results = EvaluationResults("fashioniq", "val", {"mapper": parts}, {"versions": {}}, seed=3)
+    assert results.intervals()["mapper"]["average"]["R@5"].mean == 0.5
+    results.save(tmp_path / "results.json")
+    again = EvaluationResults.load(tmp_path / "results.json")
+    assert again.to_dict() == results.to_dict() and again.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Expected JSON"),
+        ("[]", "another file"),
+        ('{"format": "hycir-evaluation", "format_version": 9}', "newer|older"),
+    ],
+)
+def test_results_files_that_are_none(tmp_path, text, words):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        EvaluationResults.load(tmp_path / "x.json")
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    HyCIRModel.from_encoder(build_encoder("clip"), NUM_PSEUDO_TOKENS).save_pretrained(path)
+    build_processor().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def cirr(tmp_path_factory):
+    return str(make_cirr(tmp_path_factory.mktemp("cirr")))
+
+
+def test_evaluate_writes_table_json_page_and_submission_that_score_the_same(model_path, cirr, tmp_path, capsys):
+    results, page, files = tmp_path / "new" / "results.json", tmp_path / "page.html", tmp_path / "files"
+    command = ["evaluate", "--model", model_path, "--benchmark", "cirr", "--data", cirr, "--json", str(results)]
+    assert main([*command, "--html", str(page), "--submission", str(files)]) == 0
+    table = capsys.readouterr().out
+    assert "| method | R@1 | R@5 | R@10 | R@50 | avg | R_subset@1 |" in table
+    assert re.search(r"^\| mapper \| \d+\.\d ±\d+\.\d \|", table, re.MULTILINE)
+    saved = json.loads(results.read_text())
+    assert saved["data"]["queries"] == {"all": 8} and saved["versions"]["torch"] and saved["encoder_fingerprint"]
+    assert list(saved["results"]) == ["image only", "text only", "image + text", "slerp", "mapper"]
+    text = page.read_text(encoding="utf-8")
+    assert (
+        len(read_page(text).images) > 0
+        and text.index("Every query of all") > text.index("make it night")
+        and "make it night" in text
+    )
+    written = [str(path) for path in sorted(files.iterdir())]
+    again = tmp_path / "again.json"
+    scoring = ["evaluate", "--benchmark", "cirr", "--data", cirr, "--json", str(again)]
+    assert main([*scoring, *(word for path in written for word in ("--predictions", path))]) == 0
+    assert json.loads(again.read_text())["results"]["predictions"] == saved["results"]["mapper"]
+    capsys.readouterr()
+    assert main(["evaluate", "--compare", f"{results}:mapper", str(again)]) == 0
+    assert "| all R@1 |" in capsys.readouterr().out
+    assert (
+        main(["evaluate", "--compare", str(results), f"{results}:image only", "--json", str(tmp_path / "d.json")]) == 0
+    )
+    assert len(json.loads((tmp_path / "d.json").read_text())["differences"]) == 8
+
+
+def test_the_test_split_gives_files_and_their_check_alone(model_path, cirr, tmp_path, capsys):
+    command = ["evaluate", "--model", model_path, "--benchmark", "cirr", "--data", cirr, "--split", "test1"]
+    assert "Expected --submission DIR" in failing(command, capsys)
+    assert main([*command, "--submission", str(tmp_path)]) == 0
+    assert "cirr_test1_recall_subset.json" in capsys.readouterr().out
+    check = ["evaluate", "--benchmark", "cirr", "--data", cirr, "--split", "test1", "--predictions"]
+    assert main([*check, str(tmp_path / "cirr_test1_recall.json")]) == 0
+    assert "as the server wants it, 8 queries with 50 ids each" in capsys.readouterr().out
+
+
+def test_fashioniq_by_parts_with_an_image_missing(model_path, tmp_path, capsys):
+    make_fashioniq(tmp_path)
+    (tmp_path / "images" / "SHIRT7.png").unlink()
+    command = ["evaluate", "--model", model_path, "--benchmark", "fashioniq", "--data", str(tmp_path)]
+    assert "such as" in failing(command, capsys) and main([*command, "--allow-missing"]) == 0
+    table = capsys.readouterr().out
+    assert "1 images are missing; 0 queries were left out" in table
+    assert [word in table for word in ("val, dress", "val, shirt", "val, toptee", "val, average")] == [True] * 4
+    assert main([*command, "--part", "dress"]) == 0 and "val, average" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", "m"],
+        ["--model", "m", "--benchmark", "cirr"],
+        ["--model", "m", "--predictions", "p", "--benchmark", "cirr", "--data", "d"],
+        ["--predictions", "p", "--benchmark", "cirr", "--data", "d", "--html", "h"],
+        ["--compare", "a.json"],
+        ["--compare", "a.json", "b.json", "--data", "d"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *arguments])
+    assert caught.value.code == 2 and "usage: hycir evaluate" in capsys.readouterr().err
+
+
+def test_errors_are_one_line(model_path, cirr, tmp_path, capsys):
+    assert "'imagenet'" in failing(["evaluate", "--model", "m", "--benchmark", "imagenet", "--data", cirr], capsys)
+    assert "folder at /nowhere" in failing(
+        ["evaluate", "--model", "m", "--benchmark", "cirr", "--data", "/nowhere"], capsys
+    )
+    assert "found no such file" in failing(["evaluate", "--compare", str(tmp_path / "a.json"), "b.json"], capsys)
+    command = ["evaluate", "--model", "./nowhere", "--benchmark", "cirr", "--data", cirr]
+    assert "HyCIR model in ./nowhere" in failing(command, capsys)
+    part = [*command, "--part", "dress"]
+    assert "parts of ['all'], but found ['dress']" in failing(part, capsys)
+    predictions = ["evaluate", "--benchmark", "cirr", "--data", cirr, "--predictions"]
+    assert "a file of rankings" in failing([*predictions, str(tmp_path / "none.json")], capsys)
