@@ -117,7 +117,8 @@ class RowOrder:
                 "smaller batch size."
             )
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._epoch = -1
+        self._order: np.ndarray = np.empty(0, dtype=np.int64)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,7 +162,7 @@ class UnlabeledRows:
         """See `RowStream.batch`."""
         rows, draws = self.order.rows(step), _draws(self.seed, step, self.order.batch_size)
         if isinstance(self.images, FeatureCache):
-            views = (draws[:, 0] * self.images.num_views).astype(np.int64)
+            views: np.ndarray = (draws[:, 0] * self.images.num_views).astype(np.int64)
             own = self.share.of(rows)
             features = self.images.read(own, self.share.of(views))
             images = ImageBatch([self.images.ids[row] for row in own], features=features)
@@ -349,9 +350,7 @@ def _draws(seed: int, step: int, batch_size: int) -> np.ndarray:
     return np.random.default_rng([seed, 4, step]).random((batch_size, 2))
 
 
-def _prepare(
-    processor: Any, samples: list[tuple[str, Callable[[], Any]]], share: Share
-) -> tuple[ImageBatch, int]:
+def _prepare(processor: Any, samples: list[tuple[str, Callable[[], Any]]], share: Share) -> tuple[ImageBatch, int]:
     """Decode a process's share of a global batch of (id, how to load it)."""
 
     def load(position: int) -> tuple[str, Any]:

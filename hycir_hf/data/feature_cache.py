@@ -1,8 +1,8 @@
 """The feature cache: each image is encoded once, and training then runs only the mapper and the text encoder.
 
-A cache is one folder: `features.npy` (N, V, D), memory-mapped, `ids.json`, and `manifest.json` with the
-fingerprints of what made the features and the images that were skipped. While it is being built, blocks of rows lie in `blocks/`, each written aside
-and renamed, so that a run cut short, or several processes, lose and repeat nothing.
+A cache is one folder: `features.npy` (N, V, D), memory-mapped, `ids.json`, and `manifest.json` with the fingerprints of
+what made the features and the images that were skipped. While it is being built, blocks of rows lie in `blocks/`, each
+written aside and renamed, so that a run cut short, or several processes, lose and repeat nothing.
 """
 
 import hashlib
@@ -57,28 +57,27 @@ class FeatureCache:
         return self.features.shape[1]
 
     @classmethod
-    def open(
-        cls, directory: str | os.PathLike, encoder_fingerprint: str | None = None, preprocessing: str | None = None
-    ) -> "FeatureCache":
+    def open(cls, directory: str | os.PathLike, encoder_fingerprint: str | None = None) -> "FeatureCache":
         """Open a cache, memory-mapped.
 
         Args:
             directory (`str` or `Path`): Its folder.
             encoder_fingerprint (`str`, *optional*): `HyCIRModel.encoder_fingerprint()` of the model to be trained.
-            preprocessing (`str`, *optional*): `preprocessing_fingerprint(...)` of its processor.
 
         Raises:
             FileNotFoundError: If there is no cache, or it is not finished.
-            ValueError: If another encoder or another preprocessing made it.
+            ValueError: If another encoder made it.
         """
         directory = Path(directory)
         manifest = _read_manifest(directory)
         if manifest is None or not manifest["is_complete"]:
+            found = "none" if manifest is None else "a part"
             raise FileNotFoundError(
-                f"Expected a finished feature cache in {directory}, but found {'none' if manifest is None else 'a part'}"
-                ". Make it with `hycir features`; the same command again finishes it."
+                f"Expected a finished feature cache in {directory}, but it has {found}. "
+                "Make it with `hycir features`; the same command again finishes it."
             )
-        _check_fingerprints(directory, manifest, encoder_fingerprint, preprocessing)
+        if encoder_fingerprint is not None:
+            _check_fingerprint("encoder", manifest, encoder_fingerprint, str(directory))
         ids = json.loads((directory / "ids.json").read_text(encoding="utf-8"))
         return cls(np.load(directory / "features.npy", mmap_mode="r"), ids, manifest)
 
@@ -95,6 +94,17 @@ class FeatureCache:
         rows = np.asarray(rows, dtype=np.int64)
         views = np.zeros(len(rows), dtype=np.int64) if views is None else views
         return torch.from_numpy(self.features[rows, views].astype(np.float32))
+
+    def check_preprocessing(self, preprocessing: str) -> None:
+        """Check that the features were made from pictures prepared in this way.
+
+        Args:
+            preprocessing (`str`): `preprocessing_fingerprint(...)`, with this cache's views and seed.
+
+        Raises:
+            ValueError: If they were not.
+        """
+        _check_fingerprint("preprocessing", self.manifest, preprocessing, "the feature cache")
 
     def skipped_ids(self) -> list[str]:
         """Ids of the images that could not be read."""
@@ -140,8 +150,8 @@ class _Build:
         features = features.astype(self.dtype)
         if not np.isfinite(features).all():
             raise ValueError(
-                f"Expected features that {self.dtype} can hold, but some are not finite. Give --dtype float32, or check "
-                "the encoder's weights."
+                f"Expected features that {self.dtype} can hold, but some are not finite. Use float32, or check the "
+                "encoder's weights."
             )
         return features.reshape(-1, self.num_views, features.shape[-1])  # (n, V, D)
 
@@ -206,6 +216,7 @@ def build_feature_cache(
         "source": _fingerprint_of_source(source),
         "dtype": dtype,
         "num_views": num_views,
+        "seed": seed,
         "is_complete": False,
     }
     found = _read_manifest(directory)
@@ -349,7 +360,9 @@ def _join_blocks(directory: Path, places: list[Path], manifest: dict[str, Any]) 
     _write(directory / MANIFEST_NAME, json.dumps(done, indent=2).encode())
     shutil.rmtree(directory / "blocks", ignore_errors=True)
     if skipped:
-        logger.warning("%d of %d images could not be read; first: %s", len(skipped), len(ids) + len(skipped), skipped[0])
+        logger.warning(
+            "%d of %d images could not be read; first: %s", len(skipped), len(ids) + len(skipped), skipped[0]
+        )
 
 
 def _block_path(directory: Path, number: int) -> Path:
@@ -385,9 +398,13 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, but found: {error}. Remove the folder and make it again.") from error
+        raise ValueError(
+            f"Expected JSON in {path}, but found: {error}. Remove the folder and make it again."
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
-        raise ValueError(f"Expected a feature cache in {directory}, but its {MANIFEST_NAME} is another's. Give another.")
+        raise ValueError(
+            f"Expected a feature cache in {directory}, but its {MANIFEST_NAME} is another's. Give another."
+        )
     return manifest
 
 
@@ -396,23 +413,19 @@ def _is_complete(directory: Path) -> bool:
     return manifest is not None and manifest["is_complete"]
 
 
-def _check_fingerprints(
-    directory: Path, manifest: dict[str, Any], encoder_fingerprint: str | None, preprocessing: str | None
-) -> None:
-    for what, found, wanted in (
-        ("encoder", manifest["encoder_fingerprint"], encoder_fingerprint),
-        ("preprocessing", manifest["preprocessing_fingerprint"], preprocessing),
-    ):
-        if wanted is not None and found != wanted:
-            raise ValueError(
-                f"Expected features by the {what} with fingerprint {wanted}, but those in {directory} are by {found}. "
-                f"Use the {what} that made them, or make a new cache in another folder."
-            )
+def _check_fingerprint(what: str, manifest: dict[str, Any], wanted: str, place: str) -> None:
+    found = manifest[f"{what}_fingerprint"]
+    if found != wanted:
+        raise ValueError(
+            f"Expected features by the {what} with fingerprint {wanted}, but those in {place} are by {found}. Use the "
+            f"{what} that made them, or make a new cache in another folder."
+        )
 
 
 def _check_same(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse to go on with a cache of something else."""
-    _check_fingerprints(directory, found, wanted["encoder_fingerprint"], wanted["preprocessing_fingerprint"])
+    for what in ("encoder", "preprocessing"):
+        _check_fingerprint(what, found, wanted[f"{what}_fingerprint"], str(directory))
     for name in ("source", "dtype", "num_views"):
         if found[name] != wanted[name]:
             raise ValueError(

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["DatasetSource", "FolderSource", "ImageSource", "ImageStream", "TarSource", "TsvSource", "open_images"]
 
+
 class TarSource:
     """WebDataset tar shards, as img2dataset writes CC3M: files of one sample share the name before the first dot.
 
@@ -263,8 +264,8 @@ def open_images(
     """Open unlabeled images with access by row.
 
     Args:
-        path (`str`): A folder of pictures; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or PATH[:CONFIG]
-            that `datasets` can load (a Parquet file, a data set's folder, a Hub id).
+        path (`str`): A folder of pictures; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or
+            PATH[:CONFIG] that `datasets` can load (a Parquet file, a data set's folder, a Hub id).
         split (`str`, *optional*): Of a data set with several.
         image_column (`str`, *optional*): Of a data set; by default "image", or the only one of type Image.
         id_column (`str`, *optional*): Of a data set; by default "image_id", or else the row number.
@@ -289,7 +290,12 @@ def _find_shards(path: str) -> list[str]:
     """The .tar files that a path, glob or folder means."""
     if Path(path).is_dir():
         return sorted(str(shard) for shard in Path(path).glob("*.tar"))
-    return sorted(glob.glob(path)) if path.endswith(".tar") else []
+    return _expand(path) if path.endswith(".tar") else []
+
+
+def _expand(pattern: str) -> list[str]:
+    """The files that a glob means, sorted."""
+    return sorted(glob.glob(pattern))  # noqa: PTH207 - a pattern may be absolute, which Path.glob refuses
 
 
 def _split_key(name: str) -> tuple[str, str]:
@@ -304,7 +310,8 @@ def _load_stream(path: str, split: str) -> Any:
 
     try:
         if path.startswith("webdataset:"):
-            files = sorted(glob.glob(path.removeprefix("webdataset:"))) or path.removeprefix("webdataset:")
+            pattern = path.removeprefix("webdataset:")
+            files = _expand(pattern) or pattern
             return datasets.load_dataset("webdataset", data_files={split: files}, split=split, streaming=True)
         place, config = split_config(path)
         if Path(place).is_file():
@@ -336,4 +343,3 @@ def _undecoded(dataset: Any, column: str) -> Any:
 
     is_image = dataset.features is not None and isinstance(dataset.features.get(column), Image)
     return dataset.cast_column(column, Image(decode=False)) if is_image else dataset
-

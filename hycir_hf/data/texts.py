@@ -1,7 +1,9 @@
 """Texts without images: captions for LinCIR, and SEARLE's phrases by concept."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 
 def read_texts(path: str, column: str | None = None) -> list[str]:
@@ -22,7 +24,7 @@ def read_texts(path: str, column: str | None = None) -> list[str]:
     elif path.endswith(".json"):
         texts = _read_json(path)
         if not isinstance(texts, list):
-            raise ValueError(f"Expected a JSON list of strings in {path}, but found {type(texts).__name__}. Convert it.")
+            raise ValueError(f"Expected a JSON list of strings in {path}, but it is another form. Convert it.")
     else:
         texts = _read_column(path, column)
     found = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
@@ -46,7 +48,9 @@ def read_phrases(path: str) -> dict[str, list[str]]:
             "Convert it."
         )
     kept = {
-        concept: [phrase for phrase in phrases if isinstance(phrase, str) and concept in phrase]
+        concept: [
+            phrase for phrase in phrases if isinstance(phrase, str) and len(split_at_concept(phrase, concept)) > 1
+        ]
         for concept, phrases in given.items()
     }
     kept = {concept: phrases for concept, phrases in kept.items() if phrases}
@@ -58,7 +62,12 @@ def read_phrases(path: str) -> dict[str, list[str]]:
     return kept
 
 
-def _read_json(path: str) -> object:
+def split_at_concept(phrase: str, concept: str) -> list[str]:
+    """The pieces of a phrase around its concept's word: one more than the word's occurrences."""
+    return re.split(rf"\b{re.escape(concept)}\b", phrase)
+
+
+def _read_json(path: str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -63,8 +63,13 @@ class Triplets:
         kept = [row for row, pair in enumerate(pairs) if left_out.isdisjoint(pair)]
         if len(kept) < len(self):
             logger.warning("Left out %d triplets of %s: a picture is broken.", len(self) - len(kept), self.name)
-        columns = (self.reference_ids, self.target_ids, self.query_texts)
-        return Triplets(*([column[row] for row in kept] for column in columns), self.images, self.name)
+        return Triplets(
+            [self.reference_ids[row] for row in kept],
+            [self.target_ids[row] for row in kept],
+            [self.query_texts[row] for row in kept],
+            self.images,
+            self.name,
+        )
 
 
 def open_triplets(path: str, kind: str = "auto", images: str | None = None, split: str | None = None) -> Triplets:
