@@ -252,7 +252,8 @@ class HybridTrainer:
         shown = ", ".join(f"{name} {value:g}" for name, value in found.items())
         raise FloatingPointError(
             f"Expected a finite loss at step {batch.step}, but found {shown}. Its batch (ids, texts, features) is "
-            f"saved in {place}: look for broken features there (torch.load(..., weights_only=False)), or lower learning_rate."
+            f"saved in {place}: look for broken features there (torch.load(..., weights_only=False)), or lower the "
+            "learning rate."
         )
 
     def _samples_per_step(self) -> int:
