@@ -196,7 +196,9 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES", help="folder, PATH[:CONFIG] of a data set, .tar shards or .tsv")
     parser.add_argument("--model", required=True, metavar="M", help="HyCIR model or encoder: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the feature cache")
-    parser.add_argument("--views", type=_positive, default=1, metavar="V", help="views of each image, more are random (1)")
+    parser.add_argument(
+        "--views", type=_positive, default=1, metavar="V", help="views of each image, more are random (1)"
+    )
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the features (float16)")
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at once (64)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the views (0)")
@@ -211,7 +213,11 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_features(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
     from .data.features import encode_features
+
+    logging.disable_progress_bar()
 
     cache = encode_features(
         args.images,
@@ -250,8 +256,11 @@ def _run_train(args: argparse.Namespace) -> None:
     from .training.arguments import arguments_from
 
     arguments = arguments_from(args)  # all complaints before torch is loaded
+    from transformers.utils import logging
+
     from .training.trainer import HybridTrainer
 
+    logging.disable_progress_bar()
     state = HybridTrainer(arguments).train()
     last = state.log[-1] if state.log else {}
     if args.json:

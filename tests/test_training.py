@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,13 +123,13 @@ def test_it_learns_and_saves_a_model_that_loads(settings):
     state = build_trainer(settings, objective="zs", steps=12, learning_rate=1e-2, log_steps=1).train()
     losses = [entry["loss"] for entry in state.log]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
-    folder = f"{settings['output_dir']}/model"
+    folder = Path(settings["output_dir"]) / "model"
     for name in ("curves.png", "README.md", "trainer_state.json", "training_config.yaml", "model.safetensors"):
-        assert os.path.getsize(f"{folder}/{name}")
+        assert (folder / name).stat().st_size
     model, processor = HyCIRModel.from_pretrained(folder), HyCIRProcessor.from_pretrained(folder)
     composed = model.get_composed_features(**processor(images=[random_picture()], text=["night"], return_tensors="pt"))
     assert composed.shape == (1, 24)
-    again = yaml.safe_load(open(f"{folder}/training_config.yaml"))
+    again = yaml.safe_load((folder / "training_config.yaml").read_text())
     assert HybridTrainingArguments(**again) == HybridTrainingArguments(
         **settings | {"objective": "zs", "steps": 12, "learning_rate": 1e-2, "log_steps": 1}
     )
@@ -204,7 +205,7 @@ def test_two_processes_are_one(settings, tmp_path, changes):
     for rank in range(2):
         found_values, found = torch.load(tmp_path / f"{rank}.pt")
         assert found_values == pytest.approx(values, abs=1e-6)
-        torch.testing.assert_close(found, gradient, atol=1e-6, rtol=0)
+        assert (found - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max())  # float32 rounds larger ones
 
 
 def kill_after(settings, step, place):
@@ -474,8 +475,9 @@ def test_half_precision_clipping_and_a_tracker(settings):
         "steps": 3,
         "log_steps": 1,
     }
-    trainer = HybridTrainer(HybridTrainingArguments(**settings | changes), accelerator=None)
+    AcceleratorState._reset_state(reset_partial_state=True)
     try:
+        trainer = HybridTrainer(HybridTrainingArguments(**settings | changes))
         state = trainer.train()
         assert len(state.log) == 3 and all(entry["loss"] > 0 for entry in state.log)
         assert any("events" in name for _, _, names in os.walk(settings["output_dir"]) for name in names)

@@ -15,8 +15,11 @@ def run_training(arguments: HybridTrainingArguments) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        from transformers.utils import logging as transformers_logging
+
         from .trainer import HybridTrainer
 
+        transformers_logging.disable_progress_bar()
         HybridTrainer(arguments).train()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted. Run the same command again to go on.\n")
