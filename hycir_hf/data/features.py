@@ -1,4 +1,4 @@
-"""`hycir features`: from a command's arguments to a feature cache, alone, under `accelerate launch`, or as a job array."""
+"""`hycir features`: from paths to a feature cache, in one process, under `accelerate launch`, or as a job array."""
 
 import os
 from pathlib import Path

@@ -75,9 +75,9 @@ def _read_json(path: str) -> Any:
 
 
 def _read_column(path: str, column: str | None) -> list[str]:
-    from ..retrieval.sources import _load_dataset, split_config
+    from ..retrieval.sources import load_split, split_config
 
-    dataset, _ = _load_dataset(*split_config(path), None)
+    dataset, _ = load_split(*split_config(path), None)
     names = [name for name in ((column,) if column else ("text", "caption", "query_text")) if name in dataset.features]
     if not names:
         raise ValueError(

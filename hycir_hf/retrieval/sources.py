@@ -85,7 +85,7 @@ class DatasetSource:
         from datasets import Image
 
         self.path, self.config = split_config(path)
-        dataset, self.split = _load_dataset(self.path, self.config, split)
+        dataset, self.split = load_split(self.path, self.config, split)
         self.image_column = _find_image_column(dataset, image_column)
         self.id_column = _find_id_column(dataset, id_column)
         self.ids = _dataset_ids(dataset, self.id_column)
@@ -221,8 +221,12 @@ def _locations(path: Path, gallery_directory: Path | None) -> dict[str, str]:
     return places
 
 
-def _load_dataset(path: str, config: str | None, split: str | None) -> tuple[Any, str | None]:
-    """Load one split; returns it and its name."""
+def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, str | None]:
+    """Load one split of PATH and CONFIG; returns it and its name.
+
+    Raises:
+        ValueError: If there is nothing there, or the split is missing or must be chosen.
+    """
     import datasets
 
     place = Path(path)

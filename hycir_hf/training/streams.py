@@ -65,6 +65,11 @@ class _Opener:
         directory, path = arguments.unlabeled_features, arguments.unlabeled
         if directory:
             cache = self._features(directory, self._images if path else None, arguments.num_views)
+            if arguments.num_views not in (1, cache.num_views):
+                raise ValueError(
+                    f"Expected {arguments.num_views} views of each image, as num_views says, but {directory} has "
+                    f"{cache.num_views}. Make another cache, or set num_views to that."
+                )
             return UnlabeledRows(cache, self.processor, size, arguments.seed, self.share)
         images = self._images()
         stream = UnlabeledStream if isinstance(images, ImageStream) else UnlabeledRows

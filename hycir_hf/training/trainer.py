@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -32,6 +31,13 @@ from .objectives import CombinerTerm, PhrasesTerm, ProjectionTerm, Task, Term, T
 from .prompts import PromptEncoder
 from .report import TrainingState, read_result, save_model, write_report
 from .streams import open_streams
+
+try:
+    from accelerate import Accelerator
+except ImportError as error:
+    raise ImportError(
+        "Expected accelerate for training, but it is not installed. Run `pip install hycir_hf[train]`."
+    ) from error
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +135,7 @@ class HybridTrainer:
         batches = TrainingBatches(self.streams, state.step, self.num_steps, state.streams)
         self.model.train()
         self.trained.train()
-        meter = _Meter(self._samples_per_step())
+        meter = _Meter(self._samples_per_step(), state.step)
         with self._progress_bar() as bar:
             for batch in batches.loader(arguments.num_workers):
                 if self._is_to_stop_early():
@@ -137,7 +143,7 @@ class HybridTrainer:
                 figures = self.take_step(batch)
                 bar.update()
                 if self._is_due(arguments.log_steps):
-                    self._log({**figures, "samples_per_second": meter.read(bar.n)}, bar)
+                    self._log({**figures, "samples_per_second": meter.read(state.step)}, bar)
                 if self.validation is not None and self._is_due(arguments.validation_steps):
                     self.validate(bar)
                 if self._is_due(arguments.save_steps):
@@ -348,13 +354,13 @@ class HybridTrainer:
 class _Meter:
     """Samples a second since it was last read."""
 
-    def __init__(self, samples_per_step: int) -> None:
-        self.samples_per_step, self.step, self.time = samples_per_step, None, time.monotonic()  # type: int, int | None, float
+    def __init__(self, samples_per_step: int, step: int) -> None:
+        self.samples_per_step, self.step, self.time = samples_per_step, step, time.monotonic()
 
     def read(self, step: int) -> float:
-        """Samples a second until this step of the progress bar."""
-        now, first = time.monotonic(), step - 1 if self.step is None else self.step
-        rate = (step - first) * self.samples_per_step / max(now - self.time, 1e-9)
+        """Samples a second until this step."""
+        now = time.monotonic()
+        rate = (step - self.step) * self.samples_per_step / max(now - self.time, 1e-9)
         self.step, self.time = step, now
         return round(rate, 1)
 
