@@ -309,7 +309,9 @@ def test_killed_cache_goes_on(model, picture_folder, tmp_path, monkeypatch):
         FeatureCache.open(tmp_path / "killed")
     encoded = []
     encode = feature_cache._Build.encode
-    monkeypatch.setattr(feature_cache._Build, "encode", lambda self, s: (encoded.append(len(s)), encode(self, s))[1])
+    monkeypatch.setattr(
+        feature_cache._Build, "encode", lambda self, s, bar: (encoded.append(len(s)), encode(self, s, bar))[1]
+    )
     resumed = build_feature_cache(model, processor, images, tmp_path / "killed", progress=False)
     assert encoded == [4] and resumed.ids == whole.ids and np.array_equal(resumed.features, whole.features)
 
@@ -358,5 +360,8 @@ def test_a_changed_picture_or_option_is_refused(model, tmp_path):
     random_picture(1).save(folder / "b.png")
     with pytest.raises(ValueError, match="features with source"):
         build()
+    with pytest.raises(ValueError, match="holds something else"):
+        build_feature_cache(model, build_processor(), open_images(str(folder)), folder, progress=False)
+    assert len(list(folder.iterdir())) == 2
     with pytest.raises(ValueError, match=r"batch_size must be at least 1.*dtype must be one of"):
         build(batch_size=0, dtype="int8")

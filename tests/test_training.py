@@ -382,6 +382,7 @@ def test_files_too_large_for_the_disk(settings, tmp_path):
         ({"unlabeled": "/nowhere"}, "/nowhere"),
         ({"triplets": "/nowhere"}, "/nowhere"),
         ({"encoder": "/nowhere"}, "Expected a model in /nowhere"),
+        ({"output_dir": "/proc/nowhere"}, "output_dir that can be written"),
         ({"unlabeled_features": "/nowhere/features", "unlabeled": None}, "hycir features"),
     ],
 )

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_NAME, FORMAT_VERSION = "hycir-features", 1
-BLOCK_SIZE = 4096
+BLOCK_SIZE = 1024
 DTYPES = ("float16", "float32")
 
 
@@ -124,8 +124,13 @@ class _Build:
     seed: int
     pool: ThreadPoolExecutor
 
-    def encode(self, samples: list[tuple[str, Callable[[], Any]]]) -> tuple[list[str], np.ndarray, list[list[str]]]:
-        """Ids and features (n, V, D) of the samples that can be read, and the others' ids and reasons."""
+    def encode(
+        self, samples: list[tuple[str, Callable[[], Any]]], on_batch: Callable[[int], Any]
+    ) -> tuple[list[str], np.ndarray, list[list[str]]]:
+        """Ids and features (n, V, D) of the samples that can be read, and the others' ids and reasons.
+
+        `on_batch` is told how many samples were done.
+        """
         ids: list[str] = []
         skipped: list[list[str]] = []
         parts = []
@@ -140,6 +145,7 @@ class _Build:
             inputs = [one for views in loaded if not isinstance(views, str) for one in views]
             if inputs:
                 parts.append(self._encode_inputs(inputs))
+            on_batch(len(batch))
         shape = (0, self.num_views, self.model.config.feature_size)
         return ids, np.concatenate(parts) if parts else np.zeros(shape, self.dtype), skipped
 
@@ -183,7 +189,7 @@ def build_feature_cache(
 ) -> FeatureCache | None:
     """Encode each image of a source once; the same call again goes on where one was cut short.
 
-    Blocks of 4,096 images are shared out over the shards (processes, or jobs of an array); whoever finds all blocks
+    Blocks of 1,024 images are shared out over the shards (processes, or jobs of an array); whoever finds all blocks
     done puts the cache together. Images that cannot be read are left out, counted, and named in the manifest.
 
     Args:
@@ -221,6 +227,7 @@ def build_feature_cache(
     }
     found = _read_manifest(directory)
     if found is None:
+        _check_free(directory)
         _write(directory / MANIFEST_NAME, json.dumps(manifest, indent=2).encode())
     else:
         _check_same(directory, found, manifest)
@@ -287,6 +294,15 @@ def _check_options(batch_size: int, dtype: str, num_views: int, num_shards: int,
         raise ValueError(f"Feature cache: {'; '.join(complaints)}. Correct the values.")
 
 
+def _check_free(directory: Path) -> None:
+    """Refuse a folder that holds something else: a model, or pictures."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(
+            f"Expected a new folder for the feature cache, but {directory} holds something else. Give a folder that is "
+            "empty or not there yet."
+        )
+
+
 def _encode_blocks(
     build: _Build, source: ImageSource | ImageStream, num_shards: int, shard_index: int, progress: bool
 ) -> int:
@@ -298,9 +314,9 @@ def _encode_blocks(
             place = _block_path(build.directory, number)
             is_mine = number % num_shards == shard_index
             if is_mine and not place.exists() and not _is_complete(build.directory):
-                ids, features, skipped = build.encode(samples)
-                _write_block(place, ids, features, skipped)
-            bar.update(len(samples))
+                _write_block(place, *build.encode(samples, bar.update))
+            else:
+                bar.update(len(samples))
     return number + 1
 
 

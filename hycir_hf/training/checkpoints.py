@@ -25,6 +25,20 @@ class CheckpointFolder:
     def __init__(self, directory: Path, total_limit: int | None = None) -> None:
         self.directory, self.total_limit = directory, total_limit
 
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: If it cannot be made: better now than at the first checkpoint.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"Expected to write checkpoints into {self.directory}, but: {error}. Give an output_dir that can be "
+                "written."
+            ) from error
+
     def path(self, step: int) -> Path:
         """Where a step's checkpoint lies."""
         return self.directory / f"step-{step:08d}"

@@ -1,5 +1,6 @@
 """From settings to the streams of a training: images, triplets and texts, with their feature caches."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -104,9 +105,13 @@ class _Opener:
     def _images(self) -> Any:
         arguments, path = self.arguments, str(self.arguments.unlabeled)
         columns = (arguments.unlabeled_split, arguments.unlabeled_image_column, arguments.unlabeled_id_column)
-        if arguments.unlabeled_streaming:
-            return ImageStream(path, *columns, arguments.stream_buffer_size, arguments.seed)
-        return open_images(path, *columns, arguments.unlabeled_tsv_folder)
+        try:
+            if arguments.unlabeled_streaming:
+                return ImageStream(path, *columns, arguments.stream_buffer_size, arguments.seed)
+            return open_images(path, *columns, arguments.unlabeled_tsv_folder)
+        except ValueError as error:  # which speaks of another command's flags
+            flags = re.sub(r"--(split|image-column|id-column)", r"--unlabeled-\1", str(error))
+            raise ValueError(flags) from error
 
     def _features(self, directory: str, open_source: Callable[[], Any] | None, num_views: int) -> FeatureCache:
         """Open a feature cache; where it is not there yet, all processes make it together first."""

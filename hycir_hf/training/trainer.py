@@ -97,6 +97,7 @@ class HybridTrainer:
         """Build model, streams, terms and optimizer; go back to the newest checkpoint."""
         arguments, accelerator = self.arguments, self.accelerator
         self.share = Share(accelerator.process_index, accelerator.num_processes)
+        self.checkpoints.create()
         torch.manual_seed(arguments.seed)  # the fresh mapper's weights, the same in every process
         self.model, self.processor = load_model(arguments)
         self.model.to(accelerator.device)
