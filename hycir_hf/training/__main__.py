@@ -13,7 +13,8 @@ def run_training(arguments: HybridTrainingArguments) -> int:
     Returns:
         `int`: 0 done, 1 failed, 130 interrupted.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hycir_hf").setLevel(logging.INFO)
     try:
         from transformers.utils import logging as transformers_logging
 
