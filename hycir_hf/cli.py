@@ -199,6 +199,85 @@ def _run_search(args: argparse.Namespace) -> None:
         print(f"Page: {args.html}")
 
 
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGES", help="folder, PATH[:CONFIG] of a data set, .tar shards or .tsv")
+    parser.add_argument("--model", required=True, metavar="M", help="HyCIR model or encoder: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the feature cache")
+    parser.add_argument(
+        "--views", type=_positive, default=1, metavar="V", help="views of each image, more are random (1)"
+    )
+    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the features (float16)")
+    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at once (64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the views (0)")
+    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
+    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
+    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    parser.add_argument("--streaming", action="store_true", help="read the data set in order, without downloading it")
+    parser.add_argument("--num-shards", type=_positive, metavar="N", help="jobs that share the work (all processes)")
+    parser.add_argument("--shard-index", type=int, metavar="I", help="which of them this is, from 0 (this process)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_features(args: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from .data.features import encode_features
+
+    logging.disable_progress_bar()
+
+    cache = encode_features(
+        args.images,
+        args.model,
+        args.output,
+        columns=(args.split, args.image_column, args.id_column),
+        is_streaming=args.streaming,
+        num_shards=args.num_shards,
+        shard_index=args.shard_index,
+        device=args.device,
+        num_views=args.views,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    skipped = [] if cache is None else cache.manifest["skipped"]
+    if args.json:
+        shape = None if cache is None else list(cache.features.shape)
+        _print_json(features=args.output, is_complete=cache is not None, shape=shape, skipped=skipped)
+    elif cache is None:
+        print(f"This part of {args.output} is done; the last job to finish puts the cache together")
+    else:
+        print(f"{len(cache)} images in {args.output} (views, width: {cache.features.shape[1:]})")
+        if skipped:
+            print(f"Skipped as unreadable: {len(skipped)}; first: {_shown(': '.join(skipped[0]))}")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from .training.arguments import add_arguments
+
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _run_train(args: argparse.Namespace) -> None:
+    from .training.arguments import arguments_from
+
+    arguments = arguments_from(args)  # all complaints before torch is loaded
+    from transformers.utils import logging
+
+    from .training.trainer import HybridTrainer
+
+    logging.disable_progress_bar()
+    state = HybridTrainer(arguments).train()
+    last = state.log[-1] if state.log else {}
+    if args.json:
+        _print_json(model=f"{arguments.output_dir}/model", steps=state.step, best_step=state.best_step, last=last)
+        return
+    print(f"{arguments.output_dir}/model: {state.step} steps, loss {last.get('loss', float('nan')):.4f}")
+    if state.best_step is not None:
+        print(f"Best {arguments.metric}: {state.best_metric:.4f} at step {state.best_step}")
+
+
 def _write_page(args: argparse.Namespace, gallery: Any, references: Any, excluded: list[str], ranking: Any) -> None:
     from .retrieval import open_gallery_pictures
     from .search_page import PageQuery, PageResult, render_search_page
@@ -530,6 +609,21 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "  hycir evaluate --compare results.json:mapper 'results.json:image + text'",
         _add_evaluate,
         _run_evaluate,
+    ),
+    (
+        "features",
+        "Encode each image once into a feature cache for training. Cut short, the same command goes on.",
+        "  hycir features photos --model openai/clip-vit-large-patch14 --output features/photos\n"
+        "  hycir features 'cc3m/*.tar' --model openai/clip-vit-large-patch14 --output features/cc3m --views 4",
+        _add_features,
+        _run_features,
+    ),
+    (
+        "train",
+        "Train a mapper by HyCIR's hybrid objective. Cut short, the same command goes on.",
+        "  hycir train --config examples/configs/clip_vit_l14_paper.yaml --output-dir output/try --steps 1000",
+        _add_train,
+        _run_train,
     ),
 )
 

@@ -289,8 +289,10 @@ class HyCIRModel(PreTrainedModel):
         features = self._encode_images(pixel_values, pixel_attention_mask, spatial_shapes)  # (I, D)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encode plain texts, `(B, L)`, into `(B, D)` of unit L2 norm.
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True
+    ) -> Tensor:
+        """Encode plain texts, `(B, L)`, into `(B, D)` of unit L2 norm, unless `normalize=False`.
 
         Raises:
             ValueError: If the texts hold placeholders: those are `get_composed_features`'s.
@@ -302,7 +304,8 @@ class HyCIRModel(PreTrainedModel):
                     f"get_text_features expects plain texts, but found {found} placeholders. Make the texts with "
                     "processor(text=..., compose=False), or call get_composed_features."
                 )
-        return F.normalize(self._adapter.text_features(self.encoder, input_ids, attention_mask), dim=-1)  # (B, D)
+        features = self._adapter.text_features(self.encoder, input_ids, attention_mask)  # (B, D)
+        return F.normalize(features, dim=-1) if normalize else features
 
     def get_pseudo_tokens(
         self,
@@ -335,6 +338,8 @@ class HyCIRModel(PreTrainedModel):
         image_features: Tensor | None = None,
         pixel_attention_mask: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
+        pseudo_tokens: Tensor | None = None,
+        normalize: bool = True,
     ) -> Tensor:
         """Compose reference images and query texts into retrieval features (paper: f_composed).
 
@@ -345,15 +350,20 @@ class HyCIRModel(PreTrainedModel):
             image_features (`torch.FloatTensor` of shape `(I, D)`): their features, not normalised.
             pixel_attention_mask (*optional*): SigLIP 2's further input.
             spatial_shapes (*optional*): SigLIP 2's further input.
+            pseudo_tokens (`torch.FloatTensor` of shape `(I, K, H)`, *optional*): From `get_pseudo_tokens`; then no
+                images are needed.
+            normalize (`bool`): Whether to bring the features to unit norm.
 
         Returns:
-            `torch.FloatTensor` of shape `(B, D)`: Unit L2 norm.
+            `torch.FloatTensor` of shape `(B, D)`: Unit L2 norm, unless `normalize=False`.
 
         Raises:
             ValueError: If the placeholders are not `config.num_pseudo_tokens` times the reference images.
         """
-        pseudo_tokens = self.get_pseudo_tokens(image_features, pixel_values, pixel_attention_mask, spatial_shapes)
-        return F.normalize(self._encode_prompts(input_ids, attention_mask, pseudo_tokens), dim=-1)  # (B, D)
+        if pseudo_tokens is None:
+            pseudo_tokens = self.get_pseudo_tokens(image_features, pixel_values, pixel_attention_mask, spatial_shapes)
+        features = self._encode_prompts(input_ids, attention_mask, pseudo_tokens)  # (B, D)
+        return F.normalize(features, dim=-1) if normalize else features
 
     @property
     def logit_scale(self) -> Tensor:

@@ -158,6 +158,41 @@ class HyCIRProcessor(ProcessorMixin):
             data |= self.image_processor(loaded, input_data_format="channels_last", return_tensors=return_tensors)
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def build_prompts(self, pieces: list[list[str]], return_tensors: str | None = "pt") -> BatchFeature:
+        """Make prompts of any form: K placeholders between each two pieces of text.
+
+        Args:
+            pieces (`list[list[str]]`): A row's texts around its placeholders: `["a photo of", "on a bench"]` has one
+                block of placeholders, a row of one piece has none. Pieces may be empty.
+            return_tensors (`str`, *optional*): As in `__call__`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` of shape `(B, L)`; the end of a prompt is cut where the
+            encoder has no room for it.
+        """
+        counts = [len(row) for row in pieces]
+        tokenized = iter(self._tokenize([piece.rstrip() for row in pieces for piece in row]))
+        block = [self.placeholder_token_id] * self.num_pseudo_tokens
+        rows = []
+        for row, count in zip(pieces, counts, strict=True):
+            ids: list[int] = []
+            for number in range(count):
+                words = next(tokenized)
+                self._check_free_of_placeholders(words, row[number])
+                ids += (block if number else []) + words
+            rows.append(self._wrap(self._cut_at_block(ids)))
+        return BatchFeature(self._pad(rows), tensor_type=return_tensors)
+
+    def _cut_at_block(self, ids: list[int]) -> list[int]:
+        """Cut a prompt to the encoder's length, never within a block of placeholders."""
+        before, after = self._special_ids()
+        room = self.max_length - len(before) - len(after)
+        kept = ids[:room]
+        if len(ids) > room:
+            num_partial = kept.count(self.placeholder_token_id) % self.num_pseudo_tokens
+            kept = kept[: len(kept) - num_partial]
+        return kept
+
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that the processor gives."""

@@ -8,6 +8,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -166,3 +168,47 @@ def processor():
 @pytest.fixture
 def model():
     return build_model()
+
+
+@pytest.fixture(scope="session")
+def encoder_path(tmp_path_factory):
+    """A tiny CLIP's folder, as a pretrained encoder's."""
+    path = tmp_path_factory.mktemp("encoder")
+    build_encoder("clip").save_pretrained(path)
+    build_tokenizer().save_pretrained(path)
+    build_image_processor().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory):
+    """Twenty pictures, 00.png to 19.png."""
+    path = tmp_path_factory.mktemp("pictures")
+    for seed in range(20):
+        random_picture(seed).save(path / f"{seed:02d}.png")
+    return path
+
+
+@pytest.fixture(scope="session")
+def syncir_folder(tmp_path_factory, picture_folder):
+    """SynCir's output on the pictures: configs "images" and "triplets"."""
+    path = tmp_path_factory.mktemp("syncir")
+    ids = [f"{number:02d}.png" for number in range(20)]
+    images = [{"bytes": (picture_folder / id_).read_bytes(), "path": None} for id_ in ids]
+    features = Features({"image_id": Value("string"), "image": ImageFeature()})
+    Dataset.from_dict({"image_id": ids, "image": images}, features=features).to_parquet(path / "images.parquet")
+    texts = ["make it red", "the same but in snow", "more dog, less cat", "night"]
+    triplets = {
+        "reference_id": ids,
+        "target_id": ids[1:] + ids[:1],
+        "query_text": [texts[number % 4] for number in range(20)],
+    }
+    Dataset.from_dict(triplets).to_parquet(path / "triplets.parquet")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in ("images", "triplets"))
+    (path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    return path
+
+
+def count_parameters(model, processor, factor=1):
+    """A validation for the trainer's tests."""
+    return {"parameters": factor * sum(parameter.numel() for parameter in model.mapper.parameters())}

@@ -51,7 +51,7 @@ def test_help_and_import_load_nothing_heavy(code, option):
     assert not loaded & HEAVY and "hycir_hf" in loaded
 
 
-@pytest.mark.parametrize("command", ["index", "search", "convert", "push"])
+@pytest.mark.parametrize("command", ["index", "search", "features", "train", "syncir", "evaluate", "convert", "push"])
 def test_help_has_an_example_that_parses(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -279,3 +279,36 @@ def test_interrupt_is_one_line_and_130(monkeypatch, capsys):
     monkeypatch.setattr("hycir_hf.retrieval.open_source", interrupt_an_import)
     assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
     assert capsys.readouterr().err.strip() == "hycir: interrupted. Run the same command again to go on."
+
+
+def test_features_then_train(encoder_path, picture_folder, tmp_path, capsys):
+    features, output = str(tmp_path / "features"), str(tmp_path / "output")
+    command = ["features", str(picture_folder), "--model", str(encoder_path), "--output", features]
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["is_complete"] and printed["shape"] == [20, 1, 24] and printed["skipped"] == []
+    assert main(command) == 0 and "20 images" in capsys.readouterr().out
+    command = ["train", "--encoder", str(encoder_path), "--objective", "zs", "--unlabeled-features", features]
+    command += ["--unlabeled-batch-size", "8", "--steps", "2", "--output-dir", output, "--no-progress"]
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["steps"] == 2 and printed["last"]["loss"] > 0
+    assert HyCIRModel.from_pretrained(printed["model"]).config.num_pseudo_tokens == 4
+    assert main(command) == 0 and "2 steps, loss" in capsys.readouterr().out
+    assert "steps 2, now 3" in failing([*command, "--steps", "3"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "output_dir is missing; give either encoder or model"),
+        (["train", "--config", "/nowhere.yaml"], "no such file"),
+        (["train", "--steps", "many"], "steps must be a int"),
+        (["features", "/nowhere", "--model", "m", "--output", "o"], "/nowhere"),
+        (["features", "{pictures}", "--model", "/nowhere", "--output", "o"], "Expected a model in /nowhere"),
+        (["features", "{pictures}", "--model", "{pictures}", "--output", "o"], "found no config.json"),
+        (["features", "{pictures}", "--model", "m", "--output", "o", "--num-shards", "2"], "--shard-index"),
+    ],
+)
+def test_errors_of_training_are_one_line(arguments, message, picture_folder, capsys):
+    assert message in failing([word.replace("{pictures}", str(picture_folder)) for word in arguments], capsys)

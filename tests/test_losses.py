@@ -8,7 +8,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from hycir_hf.losses import contrastive_loss, gather_features, hybrid_loss
+from hycir_hf.losses import (
+    backward_in_chunks,
+    contrastive_loss,
+    gather_features,
+    hybrid_loss,
+    phrase_loss,
+    projection_loss,
+)
 
 
 def unit(*shape, seed=0):
@@ -82,3 +89,39 @@ def test_gather_equals_one_process(tmp_path):
         torch.testing.assert_close(part[0], loss.detach())
     for i, whole in ((1, queries), (2, targets)):
         torch.testing.assert_close(torch.cat([part[i] for part in parts]) / 2, whole.grad)
+
+
+def test_weights_of_the_two_terms():
+    features = [unit(4, 8, seed=0), unit(4, 8, seed=1), unit(3, 8, seed=2), unit(3, 8, seed=3)]
+    loss, zero_shot, triplet = hybrid_loss(*features, 10.0, zero_shot_weight=0.5, triplet_weight=2.0)
+    torch.testing.assert_close(loss, 0.5 * zero_shot + 2 * triplet)
+
+
+@pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 2, 2]])
+def test_chunks_give_the_whole_batchs_gradient(sizes):
+    inputs, targets, weight = torch.randn(6, 5), unit(6, 8), torch.randn(5, 8)
+
+    def loss_of(features):
+        return contrastive_loss(torch.nn.functional.normalize(features, dim=-1), targets, 10.0)
+
+    whole = weight.clone().requires_grad_()
+    expected = loss_of(inputs @ whole)
+    expected.backward()
+    parts = weight.clone().requires_grad_()
+    held = []
+
+    def chunk(rows):
+        held.append((len(rows), torch.is_grad_enabled()))
+        return rows @ parts
+
+    loss = backward_in_chunks([lambda rows=rows: chunk(rows) for rows in inputs.split(sizes)], loss_of)
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(parts.grad, whole.grad, atol=1e-6, rtol=0)
+    assert held == [(size, False) for size in sizes] + [(size, True) for size in sizes]
+
+
+def test_phrase_and_projection_loss():
+    features = unit(3, 8)
+    assert phrase_loss(features, 5 * features).item() == pytest.approx(0, abs=1e-6)
+    assert phrase_loss(features, -features).item() == pytest.approx(2, abs=1e-6)
+    assert projection_loss(torch.zeros(2, 4), torch.full((2, 4), 3.0)).item() == 9.0

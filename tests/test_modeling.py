@@ -549,3 +549,16 @@ def test_compiled_model_still_reads_the_pseudo_tokens(model):
     for _ in range(2):
         torch.testing.assert_close(compiled(**inputs).query_features, model(**inputs).query_features)
     torch.testing.assert_close(compiled.get_text_features(**texts), model.get_text_features(**texts))
+
+
+def test_pseudo_tokens_and_lengths_can_be_given(model, processor):
+    """Tokens made before give the same features; without normalisation the same directions."""
+    inputs, features = processor(text=["make it red", ""]), torch.randn(2, 24)
+    composed = model.get_composed_features(**inputs, image_features=features)
+    tokens = model.get_pseudo_tokens(image_features=features)
+    torch.testing.assert_close(model.get_composed_features(**inputs, pseudo_tokens=tokens), composed)
+    plain = model.get_composed_features(**inputs, pseudo_tokens=tokens, normalize=False)
+    torch.testing.assert_close(torch.nn.functional.normalize(plain, dim=-1), composed)
+    text = processor(text=["make it red"], compose=False)
+    unit, raw = model.get_text_features(**text), model.get_text_features(**text, normalize=False)
+    torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=-1), unit)

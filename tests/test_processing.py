@@ -367,3 +367,18 @@ def test_urls_are_refused(url):
 def test_other_things_are_refused(image):
     with pytest.raises(ValueError, match="cannot be read"):
         load_image(image)
+
+
+def test_prompts_of_pieces(processor):
+    """K placeholders between each two pieces; a composed prompt is one of them."""
+    built = processor.build_prompts([["a photo of", ", make it night"], ["cat"], ["", "and", ""]])
+    composed = processor(text=["make it night"])
+    assert built["input_ids"][0].tolist() == composed["input_ids"][0].tolist()
+    counts = (built["input_ids"] == processor.placeholder_token_id).sum(1).tolist()
+    assert counts == [NUM_PSEUDO_TOKENS, 0, 2 * NUM_PSEUDO_TOKENS]
+
+
+def test_long_prompts_of_pieces_keep_whole_blocks(processor):
+    for num_words in range(60, 80):
+        ids = processor.build_prompts([["cat " * num_words, "dog"]])["input_ids"]
+        assert ids.shape[1] <= MAX_LENGTH and (ids == processor.placeholder_token_id).sum() in (0, NUM_PSEUDO_TOKENS)

@@ -15,10 +15,11 @@ from .indexing import IndexReport, index_images
 from .ranking import rank_candidates, rank_gallery
 from .results import RetrievalResults
 from .searching import References, open_gallery_pictures, read_references, search_composed
-from .sources import DatasetSource, FolderSource, ImageSource, open_source
+from .sources import DatasetSource, FileSource, FolderSource, ImageSource, open_source
 
 __all__ = [
     "DatasetSource",
+    "FileSource",
     "FolderSource",
     "Gallery",
     "ImageSource",

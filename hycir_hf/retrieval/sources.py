@@ -24,11 +24,15 @@ class ImageSource(Protocol):
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError naming it if it is broken."""
 
-    def read_bytes(self, row: int) -> bytes:
-        """The picture's file as it is."""
-
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
         """A JSON record from which `source_from_record` opens the source again."""
+
+
+class FileSource(ImageSource, Protocol):
+    """A source whose pictures are whole files, so that they can be copied as they are."""
+
+    def read_bytes(self, row: int) -> bytes:
+        """The picture's file as it is."""
 
 
 class FolderSource:
@@ -92,7 +96,7 @@ class DatasetSource:
         from datasets import Image
 
         self.path, self.config = split_config(path)
-        dataset, self.split = _load_dataset(self.path, self.config, split)
+        dataset, self.split = load_split(self.path, self.config, split)
         self.image_column = _find_image_column(dataset, image_column)
         self.id_column = _find_id_column(dataset, id_column)
         self.ids = _dataset_ids(dataset, self.id_column)
@@ -243,8 +247,12 @@ def _locations(path: Path, gallery_directory: Path | None) -> dict[str, str]:
     return places
 
 
-def _load_dataset(path: str, config: str | None, split: str | None) -> tuple[Any, str | None]:
-    """Load one split; returns it and its name."""
+def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, str | None]:
+    """Load one split of PATH and CONFIG; returns it and its name.
+
+    Raises:
+        ValueError: If there is nothing there, or the split is missing or must be chosen.
+    """
     import datasets
 
     place = Path(path)

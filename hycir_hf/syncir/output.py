@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
-from ..retrieval import ImageSource
+from ..retrieval import FileSource
 from ..retrieval.sources import source_from_record
 from ..schemas import TRIPLET, UNLABELED
 from .filtering import FilterResult, low_score_reason, split_triplets
@@ -45,7 +45,7 @@ def triplet_features(score_names: list[str]) -> Features:
 
 def write_dataset(
     output: Path,
-    source: ImageSource,
+    source: FileSource,
     captions: list[str | None],
     result: FilterResult,
     recipe: dict[str, Any],
@@ -54,7 +54,7 @@ def write_dataset(
 
     Args:
         output (`Path`): The folder; files of an earlier run are replaced.
-        source (`ImageSource`): The images.
+        source (`FileSource`): The images.
         captions (`list[str | None]`): One for each image; None leaves the image out.
         result (`FilterResult`): The triplets.
         recipe (`dict`): How they were made: settings, thresholds, counts, versions.
@@ -124,7 +124,7 @@ def count_results(result: FilterResult) -> dict[str, Any]:
     return {"kept": len(result.kept["triplet_id"]), "dropped": dropped_counts(result)}
 
 
-def _write_images(folder: Path, source: ImageSource, captions: list[str | None], embed: bool) -> None:
+def _write_images(folder: Path, source: FileSource, captions: list[str | None], embed: bool) -> None:
     features = UNLABELED if embed else Features({k: v for k, v in UNLABELED.items() if not isinstance(v, Image)})
     rows = [row for row, caption in enumerate(captions) if caption is not None]
     part, written, writer = 0, 0, None
@@ -146,7 +146,7 @@ def _write_images(folder: Path, source: ImageSource, captions: list[str | None],
         writer.close()
 
 
-def _row_groups(source: ImageSource, rows: list[int], embed: bool) -> Iterator[list[tuple[int, bytes | None]]]:
+def _row_groups(source: FileSource, rows: list[int], embed: bool) -> Iterator[list[tuple[int, bytes | None]]]:
     """Rows with their pictures' files, as many at once as memory should hold."""
     group: list[tuple[int, bytes | None]] = []
     size = 0

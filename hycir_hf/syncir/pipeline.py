@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..retrieval import ImageSource, open_source
+from ..retrieval import FileSource, open_source
 from .answers import AnswerStore, Failure, Generator, Question, make_question, unanswered
 from .blocks import BlockStore, map_images
 from .checks import Check
@@ -88,7 +88,7 @@ class Estimate:
 
 
 def build_triplets(
-    images: str | Path | ImageSource,
+    images: str | Path | FileSource,
     output: str | Path,
     config: SynCirConfig | None = None,
     models: SynCirModels | None = None,
@@ -102,7 +102,7 @@ def build_triplets(
     """Make a data set of triplets from unlabeled images.
 
     Args:
-        images (`str`, `Path` or `ImageSource`): A folder of pictures, or a `datasets` path.
+        images (`str`, `Path` or `FileSource`): A folder of pictures, or a `datasets` path.
         output (`str` or `Path`): The data set's folder; the same call again goes on where one was cut short.
         config (`SynCirConfig`, *optional*): Settings; the paper's by default.
         models (`SynCirModels`, *optional*): Callables in place of the models that the settings name. Their names in the
@@ -127,7 +127,7 @@ class SynCirRun:
 
     def __init__(
         self,
-        images: str | Path | ImageSource,
+        images: str | Path | FileSource,
         output: str | Path,
         config: SynCirConfig | None = None,
         models: SynCirModels | None = None,

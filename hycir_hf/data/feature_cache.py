@@ -1,0 +1,461 @@
+"""The feature cache: each image is encoded once, and training then runs only the mapper and the text encoder.
+
+A cache is one folder: `features.npy` (N, V, D), memory-mapped, `ids.json`, and `manifest.json` with the fingerprints of
+what made the features and the images that were skipped. While it is being built, blocks of rows lie in `blocks/`, each
+written aside and renamed, so that a run cut short, or several processes, lose and repeat nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from ..processing_hycir import load_image
+from ..retrieval.sources import ImageSource
+from .images import ImageStream
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_NAME, FORMAT_VERSION = "hycir-features", 1
+BLOCK_SIZE = 1024
+DTYPES = ("float16", "float32")
+
+
+class FeatureCache:
+    """Features of a source's images, read from disk as they are asked for.
+
+    Make one with `build_feature_cache`, open it with `FeatureCache.open`.
+
+    Args:
+        features (`np.ndarray` of shape `(N, V, D)`): Not normalised; V views of each image, the first one plain.
+        ids (`list[str]` of length N): The images' ids.
+        manifest (`dict`): What made the features.
+    """
+
+    def __init__(self, features: np.ndarray, ids: list[str], manifest: dict[str, Any]) -> None:
+        self.features, self.ids, self.manifest = features, ids, manifest
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_views(self) -> int:
+        """V, the views of each image."""
+        return self.features.shape[1]
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike, encoder_fingerprint: str | None = None) -> "FeatureCache":
+        """Open a cache, memory-mapped.
+
+        Args:
+            directory (`str` or `Path`): Its folder.
+            encoder_fingerprint (`str`, *optional*): `HyCIRModel.encoder_fingerprint()` of the model to be trained.
+
+        Raises:
+            FileNotFoundError: If there is no cache, or it is not finished.
+            ValueError: If another encoder made it.
+        """
+        directory = Path(directory)
+        manifest = _read_manifest(directory)
+        if manifest is None or not manifest["is_complete"]:
+            found = "none" if manifest is None else "a part"
+            raise FileNotFoundError(
+                f"Expected a finished feature cache in {directory}, but it has {found}. "
+                "Make it with `hycir features`; the same command again finishes it."
+            )
+        if encoder_fingerprint is not None:
+            _check_fingerprint("encoder", manifest, encoder_fingerprint, str(directory))
+        ids = json.loads((directory / "ids.json").read_text(encoding="utf-8"))
+        return cls(np.load(directory / "features.npy", mmap_mode="r"), ids, manifest)
+
+    def read(self, rows: Sequence[int] | np.ndarray, views: np.ndarray | None = None) -> Tensor:
+        """Features of some images.
+
+        Args:
+            rows (`Sequence[int]` of length B): Row numbers.
+            views (`np.ndarray` of shape `(B,)`, *optional*): Which view of each; the plain one by default.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, D)`: float32, not normalised.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        views = np.zeros(len(rows), dtype=np.int64) if views is None else views
+        return torch.from_numpy(self.features[rows, views].astype(np.float32))
+
+    def check_preprocessing(self, preprocessing: str) -> None:
+        """Check that the features were made from pictures prepared in this way.
+
+        Args:
+            preprocessing (`str`): `preprocessing_fingerprint(...)`, with this cache's views and seed.
+
+        Raises:
+            ValueError: If they were not.
+        """
+        _check_fingerprint("preprocessing", self.manifest, preprocessing, "the feature cache")
+
+    def skipped_ids(self) -> list[str]:
+        """Ids of the images that could not be read."""
+        return [id_ for id_, _ in self.manifest["skipped"]]
+
+
+@dataclass
+class _Build:
+    """What one call of `build_feature_cache` works with."""
+
+    model: Any
+    processor: Any
+    directory: Path
+    batch_size: int
+    dtype: str
+    num_views: int
+    seed: int
+    pool: ThreadPoolExecutor
+
+    def encode(
+        self, samples: list[tuple[str, Callable[[], Any]]], on_batch: Callable[[int], Any]
+    ) -> tuple[list[str], np.ndarray, list[list[str]]]:
+        """Ids and features (n, V, D) of the samples that can be read, and the others' ids and reasons.
+
+        `on_batch` is told how many samples were done.
+        """
+        ids: list[str] = []
+        skipped: list[list[str]] = []
+        parts = []
+        for start in range(0, len(samples), self.batch_size):
+            batch = samples[start : start + self.batch_size]
+            loaded = list(self.pool.map(self._views, batch))
+            for (id_, _), views in zip(batch, loaded, strict=True):
+                if isinstance(views, str):
+                    skipped.append([id_, views])
+                else:
+                    ids.append(id_)
+            inputs = [one for views in loaded if not isinstance(views, str) for one in views]
+            if inputs:
+                parts.append(self._encode_inputs(inputs))
+            on_batch(len(batch))
+        shape = (0, self.num_views, self.model.config.feature_size)
+        return ids, np.concatenate(parts) if parts else np.zeros(shape, self.dtype), skipped
+
+    def _encode_inputs(self, inputs: list[Any]) -> np.ndarray:
+        batch = {name: torch.cat([one[name] for one in inputs]).to(self.model.device) for name in inputs[0]}
+        with torch.inference_mode():
+            features = self.model.get_image_features(**batch, normalize=False).float().cpu().numpy()  # (n * V, D)
+        features = features.astype(self.dtype)
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"Expected features that {self.dtype} can hold, but some are not finite. Use float32, or check the "
+                "encoder's weights."
+            )
+        return features.reshape(-1, self.num_views, features.shape[-1])  # (n, V, D)
+
+    def _views(self, sample: tuple[str, Callable[[], Any]]) -> list[Any] | str:
+        """The encoder's inputs for each view, or the reason why the picture is left out."""
+        id_, load = sample
+        try:
+            image = load_image(load())
+            views = [image, *(augment(image, [self.seed, view], id_) for view in range(1, self.num_views))]
+            return [self.processor(images=[view], return_tensors="pt") for view in views]
+        except Exception as error:  # a decoder may raise anything on a damaged file
+            return " ".join(str(error).split()) or type(error).__name__
+
+
+def build_feature_cache(
+    model: Any,
+    processor: Any,
+    source: ImageSource | ImageStream,
+    directory: str | os.PathLike,
+    *,
+    batch_size: int = 64,
+    dtype: str = "float16",
+    num_views: int = 1,
+    seed: int = 0,
+    num_shards: int = 1,
+    shard_index: int = 0,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> FeatureCache | None:
+    """Encode each image of a source once; the same call again goes on where one was cut short.
+
+    Blocks of 1,024 images are shared out over the shards (processes, or jobs of an array); whoever finds all blocks
+    done puts the cache together. Images that cannot be read are left out, counted, and named in the manifest.
+
+    Args:
+        model (`HyCIRModel`): Its image encoder makes the features.
+        processor (`HyCIRProcessor`): The model's.
+        source (`ImageSource` or `ImageStream`): From `open_images`, or a stream.
+        directory (`str` or `Path`): The cache's folder.
+        batch_size (`int`): Images encoded at once.
+        dtype (`str`): "float16" or "float32".
+        num_views (`int`): V; views after the first are randomly cropped and mirrored (`augment`).
+        seed (`int`): Of the views.
+        num_shards (`int`): Among how many the blocks are shared.
+        shard_index (`int`): Which of them this is, from 0.
+        num_workers (`int`, *optional*): Threads that read pictures; by default one for each core, at most 16.
+        progress (`bool`): Show a progress bar.
+
+    Returns:
+        `FeatureCache`, or `None` where other shards have still to finish.
+
+    Raises:
+        ValueError: If the folder holds features of something else, or no image can be read.
+    """
+    _check_options(batch_size, dtype, num_views, num_shards, shard_index)
+    directory = Path(directory)
+    manifest = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "encoder_fingerprint": model.encoder_fingerprint(),
+        "preprocessing_fingerprint": preprocessing_fingerprint(processor, num_views, seed),
+        "source": _fingerprint_of_source(source),
+        "dtype": dtype,
+        "num_views": num_views,
+        "seed": seed,
+        "is_complete": False,
+    }
+    found = _read_manifest(directory)
+    if found is None:
+        _check_free(directory)
+        _write(directory / MANIFEST_NAME, json.dumps(manifest, indent=2).encode())
+    else:
+        _check_same(directory, found, manifest)
+        if found["is_complete"]:
+            return FeatureCache.open(directory)
+    workers = num_workers or min(16, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        build = _Build(model, processor, directory, batch_size, dtype, num_views, seed, pool)
+        num_blocks = _encode_blocks(build, source, num_shards, shard_index, progress)
+    places = [_block_path(directory, number) for number in range(num_blocks)]
+    if not all(place.exists() for place in places) and not _is_complete(directory):
+        logger.info("Block files of other shards are missing in %s; the last shard to finish joins them.", directory)
+        return None
+    if not _is_complete(directory):
+        _join_blocks(directory, places, manifest)
+    return FeatureCache.open(directory)
+
+
+def preprocessing_fingerprint(processor: Any, num_views: int = 1, seed: int = 0) -> str:
+    """Identify how pictures become the encoder's inputs: 16 hex digits.
+
+    Args:
+        processor (`HyCIRProcessor`): Its image processor's settings count.
+        num_views (`int`): With more than one view their seed counts too.
+        seed (`int`): Of the views.
+    """
+    settings = json.loads(processor.image_processor.to_json_string())
+    parts = [settings, num_views, seed if num_views > 1 else None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def augment(image: Image.Image, seed: list[int], id_: str) -> Image.Image:
+    """Crop 90 to 100% of a picture at random, as open_clip and Pic2Word do, and mirror every other one.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        seed (`list[int]`): With the id it determines the view.
+        id_ (`str`): The image's id.
+
+    Returns:
+        `PIL.Image.Image`: Smaller by the crop.
+    """
+    digest = int.from_bytes(hashlib.sha256(id_.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+    rng = np.random.default_rng([*seed, digest])
+    side = np.sqrt(rng.uniform(0.9, 1.0))
+    width, height = (max(1, round(side * length)) for length in image.size)
+    left, top = (int(rng.integers(0, all_ - part + 1)) for all_, part in zip(image.size, (width, height), strict=True))
+    cropped = image.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(cropped) if rng.random() < 0.5 else cropped
+
+
+def _check_options(batch_size: int, dtype: str, num_views: int, num_shards: int, shard_index: int) -> None:
+    complaints = [
+        f"{name} must be {expected}, but it is {value!r}"
+        for name, expected, value, is_good in (
+            ("batch_size", "at least 1", batch_size, batch_size >= 1),
+            ("dtype", f"one of {DTYPES}", dtype, dtype in DTYPES),
+            ("num_views", "at least 1", num_views, num_views >= 1),
+            ("shard_index", f"from 0 to {num_shards - 1}", shard_index, 0 <= shard_index < num_shards),
+        )
+        if not is_good
+    ]
+    if complaints:
+        raise ValueError(f"Feature cache: {'; '.join(complaints)}. Correct the values.")
+
+
+def _check_free(directory: Path) -> None:
+    """Refuse a folder that holds something else: a model, or pictures."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(
+            f"Expected a new folder for the feature cache, but {directory} holds something else. Give a folder that is "
+            "empty or not there yet."
+        )
+
+
+def _encode_blocks(
+    build: _Build, source: ImageSource | ImageStream, num_shards: int, shard_index: int, progress: bool
+) -> int:
+    """Encode this shard's blocks that are not there yet; returns the number of all blocks."""
+    total = None if isinstance(source, ImageStream) else len(source.ids)
+    number = -1
+    with tqdm(total=total, unit=" images", desc="Features", disable=not progress) as bar:
+        for number, samples in enumerate(_blocks(source)):
+            place = _block_path(build.directory, number)
+            is_mine = number % num_shards == shard_index
+            if is_mine and not place.exists() and not _is_complete(build.directory):
+                _write_block(place, *build.encode(samples, bar.update))
+            else:
+                bar.update(len(samples))
+    return number + 1
+
+
+def _blocks(source: ImageSource | ImageStream) -> Iterator[list[tuple[str, Callable[[], Any]]]]:
+    """Runs of a source's images, each with its id and how to load it."""
+    if isinstance(source, ImageStream):
+        block: list[tuple[str, Callable[[], Any]]] = []
+        for id_, picture in source:
+            block.append((id_, _given(picture)))
+            if len(block) == BLOCK_SIZE:
+                yield block
+                block = []
+        if block:
+            yield block
+        return
+    for start in range(0, len(source.ids), BLOCK_SIZE):
+        rows = range(start, min(start + BLOCK_SIZE, len(source.ids)))
+        yield [(source.ids[row], _loader(source, row)) for row in rows]
+
+
+def _given(picture: Any) -> Callable[[], Any]:
+    return lambda: picture
+
+
+def _loader(source: ImageSource, row: int) -> Callable[[], Any]:
+    return lambda: source.load(row)
+
+
+def _join_blocks(directory: Path, places: list[Path], manifest: dict[str, Any]) -> None:
+    """Put the blocks together; the manifest that says so is written last."""
+    ids: list[str] = []
+    skipped: list[list[str]] = []
+    sizes = []
+    for place in places:
+        with np.load(place, allow_pickle=False) as block:
+            ids += block["ids"].tolist()
+            skipped += block["skipped"].tolist()
+            sizes.append(block["features"].shape)
+    if not ids:
+        raise ValueError(
+            f"Expected readable images, but none of {len(skipped)} could be read; the first: {skipped[:1]}. Check "
+            f"where the images come from, then remove {directory} and try again."
+        )
+    aside = directory / "features.npy.tmp"
+    shape = (len(ids), *sizes[0][1:])  # (N, V, D)
+    joined = np.lib.format.open_memmap(aside, mode="w+", dtype=manifest["dtype"], shape=shape)
+    start = 0
+    for place, size in zip(places, sizes, strict=True):
+        with np.load(place, allow_pickle=False) as block:
+            joined[start : start + size[0]] = block["features"]
+        start += size[0]
+    joined.flush()
+    del joined
+    aside.replace(directory / "features.npy")
+    _write(directory / "ids.json", json.dumps(ids).encode())
+    done = {**manifest, "is_complete": True, "num_images": len(ids), "skipped": skipped}
+    _write(directory / MANIFEST_NAME, json.dumps(done, indent=2).encode())
+    shutil.rmtree(directory / "blocks", ignore_errors=True)
+    if skipped:
+        logger.warning(
+            "%d of %d images could not be read; first: %s", len(skipped), len(ids) + len(skipped), skipped[0]
+        )
+
+
+def _block_path(directory: Path, number: int) -> Path:
+    return directory / "blocks" / f"{number:06d}.npz"
+
+
+def _write_block(place: Path, ids: list[str], features: np.ndarray, skipped: list[list[str]]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = place.with_suffix(f".{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        columns = {"ids": np.array(ids, dtype=str), "skipped": np.array(skipped, dtype=str).reshape(-1, 2)}
+        np.savez(file, features=features, **columns)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(place)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file aside, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"Expected JSON in {path}, but found: {error}. Remove the folder and make it again."
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_NAME:
+        raise ValueError(
+            f"Expected a feature cache in {directory}, but its {MANIFEST_NAME} is another's. Give another."
+        )
+    return manifest
+
+
+def _is_complete(directory: Path) -> bool:
+    manifest = _read_manifest(directory)
+    return manifest is not None and manifest["is_complete"]
+
+
+def _check_fingerprint(what: str, manifest: dict[str, Any], wanted: str, place: str) -> None:
+    found = manifest[f"{what}_fingerprint"]
+    if found != wanted:
+        raise ValueError(
+            f"Expected features by the {what} with fingerprint {wanted}, but those in {place} are by {found}. Use the "
+            f"{what} that made them, or make a new cache in another folder."
+        )
+
+
+def _check_same(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with a cache of something else."""
+    for what in ("encoder", "preprocessing"):
+        _check_fingerprint(what, found, wanted[f"{what}_fingerprint"], str(directory))
+    for name in ("source", "dtype", "num_views"):
+        if found[name] != wanted[name]:
+            raise ValueError(
+                f"Expected features with {name} {wanted[name]!r}, but those in {directory} have {found[name]!r}. Use "
+                "another folder, or remove this one."
+            )
+
+
+def _fingerprint_of_source(source: ImageSource | ImageStream) -> str:
+    """Identify a source by its description, ids and, so that changed pictures are seen, their stamps: 16 hex digits."""
+    digest = hashlib.sha256()
+    if isinstance(source, ImageStream):
+        digest.update(json.dumps(source.describe(), sort_keys=True).encode())
+    else:
+        for row, id_ in enumerate(source.ids):
+            digest.update(f"{id_}\n{source.stamp(row)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,345 @@
+"""Unlabeled images: a folder, a `datasets` path (streamed too), WebDataset tar shards, or CC3M's TSV beside a folder.
+
+All but streams give access by row, so that the order of training is a function of seed and step alone. Tar shards are
+indexed once by their headers, without reading the pictures.
+"""
+
+import csv
+import glob
+import logging
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..retrieval.sources import (
+    IMAGE_SUFFIXES,
+    DatasetSource,
+    FolderSource,
+    ImageSource,
+    open_source,
+    split_config,
+)
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["DatasetSource", "FolderSource", "ImageSource", "ImageStream", "TarSource", "TsvSource", "open_images"]
+
+
+class TarSource:
+    """WebDataset tar shards, as img2dataset writes CC3M: files of one sample share the name before the first dot.
+
+    Args:
+        paths (`list[str]`): The shards; uncompressed.
+
+    Attributes:
+        ids (`list[str]`): The samples' keys; where two shards use the same key, SHARD/KEY.
+        skipped (`list[tuple[str, str]]`): Key and reason of each sample without a picture, and of each shard that ends
+            too early.
+
+    Raises:
+        ValueError: If no shard holds a picture.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = sorted(paths)
+        self.skipped: list[tuple[str, str]] = []
+        keys: list[str] = []
+        places: list[tuple[int, int, int]] = []
+        for shard in range(len(self.paths)):
+            for key, offset, size in self._read_headers(shard):
+                keys.append(key)
+                places.append((shard, offset, size))
+        if not keys:
+            raise ValueError(
+                f"Expected pictures in the tar shards {self.paths[:3]}, but found none ({len(self.skipped)} samples "
+                "without one). Give shards whose samples have a .jpg, .png or .webp file."
+            )
+        self._places = np.array(places, dtype=np.int64)  # (N, 3): shard, offset, size
+        counts = Counter(keys)
+        stems = [Path(path).stem for path in self.paths]
+        self.ids = [key if counts[key] == 1 else f"{stems[p[0]]}/{key}" for key, p in zip(keys, places, strict=True)]
+        if self.skipped:
+            logger.warning("Skipped %d samples of %d shards; first: %s", len(self.skipped), len(paths), self.skipped[0])
+
+    def stamp(self, row: int) -> str:
+        """Shard, place and size of the picture."""
+        shard, offset, size = self._places[row]
+        return f"{Path(self.paths[shard]).name}-{offset}-{size}"
+
+    def load(self, row: int) -> Any:
+        """The picture, PIL in RGB; ValueError naming shard and sample if it is broken."""
+        from ..processing_hycir import load_image  # here, since it loads torch
+
+        shard, offset, size = self._places[row]
+        try:
+            with Path(self.paths[shard]).open("rb") as file:
+                file.seek(offset)
+                return load_image(file.read(size))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.paths[shard]}, sample {self.ids[row]}: {error}") from error
+
+    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
+        """The shards' names and sizes."""
+        shards = [[Path(path).name, Path(path).stat().st_size] for path in self.paths]
+        return {"type": "tar", "shards": shards}
+
+    def _read_headers(self, shard: int) -> Iterator[tuple[str, int, int]]:
+        """Each sample's key and its picture's place; what has none is put down in `skipped`."""
+        seen: set[str] = set()
+        found: set[str] = set()
+        try:
+            with tarfile.open(self.paths[shard], "r:") as tar:
+                end = Path(self.paths[shard]).stat().st_size
+                for member in tar:
+                    key, suffix = _split_key(member.name)
+                    if not member.isfile() or not key:
+                        continue
+                    seen.add(key)
+                    is_picture = suffix in IMAGE_SUFFIXES and member.size and key not in found
+                    if is_picture and member.offset_data + member.size <= end:
+                        found.add(key)
+                        yield key, member.offset_data, member.size
+        except (tarfile.TarError, OSError) as error:
+            self.skipped.append((self.paths[shard], f"the shard cannot be read to its end: {error}"))
+        missing = sorted(seen - found)
+        self.skipped.extend((key, f"no picture in {Path(self.paths[shard]).name}") for key in missing)
+
+
+class TsvSource:
+    """CC3M's TSV beside a folder of its downloaded pictures.
+
+    Two forms are read: with a header that has a column `filepath` (relative to the folder or absolute), as Pic2Word and
+    open_clip use it; and Google's own, without header (caption, URL), whose pictures are named by their row's number
+    ("000010023.jpg" is row 10023), anywhere in the folder. Rows without a picture are left out and counted.
+
+    Args:
+        path (`str`): The TSV.
+        folder (`str`, *optional*): The pictures' folder; by default the TSV's own.
+
+    Raises:
+        ValueError: If no row has its picture.
+    """
+
+    def __init__(self, path: str, folder: str | None = None) -> None:
+        self.path, self.folder = Path(path), Path(folder or Path(path).parent)
+        with self.path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        header = rows[0] if rows else []
+        names = self._named_files(rows) if "filepath" in header else self._numbered_files(len(rows))
+        present = [name for name in names if name is not None]
+        if not present:
+            raise ValueError(
+                f"Expected pictures of {path} in {self.folder}, but found none of its {len(rows)} rows there. Give the "
+                "folder of the pictures; a headerless TSV's are named by row number, another needs a column "
+                f"'filepath' (found: {header[:5]})."
+            )
+        self.skipped = [(f"row {row}", "no such picture") for row, name in enumerate(names) if name is None]
+        self.ids = present
+        if self.skipped:
+            logger.warning("%d of the %d rows of %s have no picture.", len(self.skipped), len(names), path)
+
+    def stamp(self, row: int) -> str:
+        """Size and time of change of the file."""
+        status = (self.folder / self.ids[row]).stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
+    def load(self, row: int) -> Any:
+        """The picture, PIL in RGB; ValueError or OSError naming the file if it is broken."""
+        from ..processing_hycir import load_image  # here, since it loads torch
+
+        return load_image(self.folder / self.ids[row])
+
+    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
+        """The TSV's name, and how many pictures."""
+        return {"type": "tsv", "path": self.path.name, "num_images": len(self.ids)}
+
+    def _named_files(self, rows: list[list[str]]) -> list[str | None]:
+        column = rows[0].index("filepath")
+        names = (row[column] if len(row) > column else "" for row in rows[1:])
+        return [name if name and (self.folder / name).is_file() else None for name in names]
+
+    def _numbered_files(self, count: int) -> list[str | None]:
+        found: list[str | None] = [None] * count
+        for name in FolderSource(self.folder).ids:
+            stem = Path(name).stem
+            if stem.isdecimal() and int(stem) < count:
+                found[int(stem)] = name
+        return found
+
+
+class ImageStream:
+    """Images that can only be read in order: a `datasets` path with `streaming=True`, local or on the Hub.
+
+    Shuffled by blocks, so that a place in the stream is exact: `buffer_size` images are read, put in an order that
+    depends on seed, epoch and block alone, and given out.
+
+    Args:
+        path (`str`): PATH or PATH:CONFIG, or shards as "webdataset:GLOB".
+        split (`str`): The split.
+        image_column (`str`, *optional*): By default "image", or the first of "jpg", "png", "webp".
+        id_column (`str`, *optional*): By default "image_id" or "__key__", else the image's number in the stream.
+        buffer_size (`int`): Images in a block; their undecoded bytes are held in memory.
+        seed (`int`): Of the order.
+
+    Raises:
+        ValueError: If path or column cannot be found.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str | None = None,
+        image_column: str | None = None,
+        id_column: str | None = None,
+        buffer_size: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.path, self.buffer_size, self.seed = path, buffer_size, seed
+        self._dataset = _load_stream(path, split or "train")
+        columns = self._dataset.column_names or list(next(iter(self._dataset), {}))
+        self.image_column = _choose(columns, image_column, ("image", "jpg", "png", "webp"), path)
+        ids = [name for name in (id_column, "image_id", "__key__") if name in columns]
+        self.id_column = ids[0] if ids else None
+        if id_column is not None and id_column not in columns:
+            _choose(columns, id_column, (), path)
+        self._dataset = _undecoded(self._dataset, self.image_column)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Id and undecoded picture of each image once, in the stream's own order."""
+        for number, row in enumerate(self._dataset):
+            yield self._id_of(row, number), row[self.image_column]
+
+    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
+        """Path and columns."""
+        return {"type": "stream", "path": self.path, "image_column": self.image_column, "id_column": self.id_column}
+
+    def samples(self, state: dict[str, Any] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+        """Id, undecoded picture and the state after it, epoch after epoch without end.
+
+        Args:
+            state (`dict`, *optional*): Where to go on: a state that was given out.
+
+        Raises:
+            ValueError: If the stream is empty.
+        """
+        epoch, block, position, read, inner = 0, 0, 0, 0, None
+        if state is not None:
+            epoch, block, position, read = (state[name] for name in ("epoch", "block", "position", "read"))
+            inner = state["dataset"]
+        while True:
+            self._dataset.set_epoch(epoch)
+            self._dataset.load_state_dict(inner)  # None: from the epoch's beginning
+            rows = iter(self._dataset)
+            while True:
+                buffer = [row for _, row in zip(range(self.buffer_size), rows, strict=False)]
+                if not buffer:
+                    break
+                order = np.random.default_rng([self.seed, epoch, block]).permutation(len(buffer))
+                after = self._dataset.state_dict()
+                for place in range(position, len(buffer)):
+                    row, number = buffer[order[place]], read + int(order[place])
+                    now = {"epoch": epoch, "block": block, "position": place + 1, "read": read, "dataset": inner}
+                    yield self._id_of(row, number), row[self.image_column], now
+                block, position, read, inner = block + 1, 0, read + len(buffer), after
+            if read == 0:
+                raise ValueError(f"Expected images in the stream {self.path}, but it gave none. Check path and split.")
+            epoch, block, position, read, inner = epoch + 1, 0, 0, 0, None
+
+    def _id_of(self, row: dict[str, Any], number: int) -> str:
+        return str(row[self.id_column]) if self.id_column else str(number)
+
+
+def open_images(
+    path: str,
+    split: str | None = None,
+    image_column: str | None = None,
+    id_column: str | None = None,
+    tsv_folder: str | None = None,
+) -> ImageSource:
+    """Open unlabeled images with access by row.
+
+    Args:
+        path (`str`): A folder of pictures; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or
+            PATH[:CONFIG] that `datasets` can load (a Parquet file, a data set's folder, a Hub id).
+        split (`str`, *optional*): Of a data set with several.
+        image_column (`str`, *optional*): Of a data set; by default "image", or the only one of type Image.
+        id_column (`str`, *optional*): Of a data set; by default "image_id", or else the row number.
+        tsv_folder (`str`, *optional*): Where a .tsv's pictures lie; by default beside it.
+
+    Raises:
+        ValueError: If there is nothing there, or the column is missing.
+    """
+    if path.endswith(".tsv"):
+        if not Path(path).is_file():
+            raise ValueError(f"Expected a TSV at {path}, but found nothing there. Check the path.")
+        return TsvSource(path, tsv_folder)
+    shards = _find_shards(path)
+    if shards:
+        return TarSource(shards)
+    if path.endswith(".tar"):
+        raise ValueError(f"Expected tar shards at {path}, but found no such file. Check the path or the glob.")
+    return open_source(path, split, image_column, id_column)
+
+
+def _find_shards(path: str) -> list[str]:
+    """The .tar files that a path, glob or folder means."""
+    if Path(path).is_dir():
+        return sorted(str(shard) for shard in Path(path).glob("*.tar"))
+    return _expand(path) if path.endswith(".tar") else []
+
+
+def _expand(pattern: str) -> list[str]:
+    """The files that a glob means, sorted."""
+    return sorted(glob.glob(pattern))  # noqa: PTH207 - a pattern may be absolute, which Path.glob refuses
+
+
+def _split_key(name: str) -> tuple[str, str]:
+    """A tar member's sample key and suffix: WebDataset splits at the first dot of the file's own name."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return (f"{folder}{slash}{stem}" if stem else "", f".{suffix.lower()}" if dot else "")
+
+
+def _load_stream(path: str, split: str) -> Any:
+    import datasets
+
+    try:
+        if path.startswith("webdataset:"):
+            pattern = path.removeprefix("webdataset:")
+            files = _expand(pattern) or pattern
+            return datasets.load_dataset("webdataset", data_files={split: files}, split=split, streaming=True)
+        place, config = split_config(path)
+        if Path(place).is_file():
+            kind = Path(place).suffix.lstrip(".").lower()
+            return datasets.load_dataset(kind, data_files={split: place}, split=split, streaming=True)
+        if os.sep in place and place.startswith((".", os.sep)) and not Path(place).exists():
+            raise ValueError("there is nothing there")
+        return datasets.load_dataset(place, config, split=split, streaming=True)
+    except Exception as error:  # datasets raises nearly everything
+        raise ValueError(
+            f"Expected a data set to stream at {path!r} (split {split!r}), but loading it failed: {error}. Check path "
+            "and split, or name one of its configs as PATH:CONFIG."
+        ) from error
+
+
+def _choose(columns: list[str], wanted: str | None, usual: tuple[str, ...], path: str) -> str:
+    found = [name for name in ((wanted,) if wanted else usual) if name in columns]
+    if not found:
+        raise ValueError(
+            f"Expected the column {wanted or ' or '.join(usual)!r} in {path}, but found {list(columns)}. Name one of "
+            "those as the image or id column."
+        )
+    return found[0]
+
+
+def _undecoded(dataset: Any, column: str) -> Any:
+    """The stream with its pictures as bytes or paths, so that what is not used is not decoded."""
+    from datasets import Image
+
+    is_image = dataset.features is not None and isinstance(dataset.features.get(column), Image)
+    return dataset.cast_column(column, Image(decode=False)) if is_image else dataset

@@ -1,0 +1,34 @@
+"""Hybrid training (paper: Hybrid training), on Accelerate.
+
+arguments.py    HybridTrainingArguments: YAML and flags
+objectives.py   the loss terms: zs, triplet, phrases, projection, combiner
+prompts.py      the text side of a step
+combiner.py     CombinerHead, the supervised alternative to the mapper
+trainer.py      HybridTrainer: setup -> main -> fit -> validate
+checkpoints.py  complete or absent
+report.py       curves, trainer_state.json, model card
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_MODULE_OF_NAME = {
+    "CombinerHead": "combiner",
+    "HybridTrainer": "trainer",
+    "HybridTrainingArguments": "arguments",
+    "parse_arguments": "arguments",
+}
+
+__all__ = ["CombinerHead", "HybridTrainer", "HybridTrainingArguments", "parse_arguments"]
+
+if TYPE_CHECKING:
+    from .arguments import HybridTrainingArguments, parse_arguments
+    from .combiner import CombinerHead
+    from .trainer import HybridTrainer
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name's module when it is first asked for: the settings alone need no torch."""
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)

@@ -1,0 +1,362 @@
+"""The loss terms of a training (paper: Hybrid training, Eq. 1-3), all on one interface.
+
+A term turns a batch into a `Task`: what the trained part (mapper or combiner) takes, the prompts that its pseudo tokens
+are written into, and the loss on the features that come out. The trainer runs the tasks of all terms together.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.batches import Batch, ImageBatch
+from ..data.texts import split_at_concept
+from ..losses import contrastive_loss, phrase_loss, projection_loss
+from .prompts import plain_features
+
+
+@dataclass
+class Task:
+    """What one term wants of a step; all rows are this process's.
+
+    Args:
+        inputs (`tuple[Tensor, ...]`): What the trained part takes, each `(B, D)`.
+        prompts (`Mapping`, *optional*): `input_ids` and `attention_mask`, each `(B, L)`, on the CPU, whose placeholders
+            become the rows' pseudo tokens. Without prompts the trained part's output itself is the features.
+        loss (function): Features `(B, D)` to this process's loss, `()`; the mean over processes is the loss.
+        normalize (`bool`): Whether the features are brought to unit norm first.
+    """
+
+    inputs: tuple[Tensor, ...]
+    prompts: Mapping[str, Tensor] | None
+    loss: Callable[[Tensor], Tensor]
+    normalize: bool = True
+
+
+class Term(Protocol):
+    """A loss term."""
+
+    stream: str
+    """The batch's part that it reads: "unlabeled", "triplets" or "texts"."""
+
+    def task(self, batch: Batch) -> Task:
+        """What this term wants of a step."""
+
+
+class _ModelTerm:
+    """A term that reads the frozen encoder and the processor."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+
+    def _image_features(self, images: ImageBatch) -> Tensor:
+        """A batch's image features `(B, D)`, not normalised; encoded here unless a cache gave them.
+
+        What was encoded stays with the batch, for the next term that reads it.
+        """
+        if images.features is None:
+            inputs = {name: value.to(self.model.device) for name, value in (images.inputs or {}).items()}
+            with torch.no_grad():
+                images.features = self.model.get_image_features(**inputs, normalize=False)
+        images.features = images.features.to(self.model.device).float()
+        return images.features
+
+    def _contrast(self, target_features: Tensor) -> Callable[[Tensor], Tensor]:
+        """The contrastive loss against targets, with negatives from every process."""
+        targets = F.normalize(target_features, dim=-1)
+        return lambda features: contrastive_loss(features, targets, self.model.logit_scale, gather=True)
+
+
+class ZeroShotTerm(_ModelTerm):
+    """L_ZS (Eq. 1): an image finds its own prompt, "a photo of [$ $ $ $]"."""
+
+    stream = "unlabeled"
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        self.prompt = processor(text=[""], return_tensors="pt")
+
+    def task(self, batch: Batch) -> Task:
+        """See `Term.task`."""
+        features = self._image_features(_part(batch.unlabeled).images)  # (U, D)
+        prompts = {name: value.expand(len(features), -1) for name, value in self.prompt.items()}
+        return Task((features,), prompts, self._contrast(features))
+
+
+class TripletTerm(_ModelTerm):
+    """L_triplet (Eq. 2): reference image and query text find the target image."""
+
+    stream = "triplets"
+
+    def task(self, batch: Batch) -> Task:
+        """See `Term.task`."""
+        triplets = _part(batch.triplets)
+        references = self._image_features(triplets.references)  # (T, D)
+        prompts = self.processor(text=triplets.query_texts, return_tensors="pt")
+        return Task((references,), prompts, self._contrast(self._image_features(triplets.targets)))
+
+
+class PhrasesTerm(_ModelTerm):
+    """SEARLE's regularisation: in a phrase about the image's concept, its pseudo tokens mean what the word means.
+
+    Source: L_gpt of Baldrati et al., "Zero-Shot Composed Image Retrieval with Textual Inversion", ICCV 2023. An image's
+    concept is drawn from the `top_k` that the encoder finds most similar to it ("a photo of a dog"), the phrase from
+    that concept's.
+
+    Args:
+        model (`HyCIRModel`): The model.
+        processor (`HyCIRProcessor`): Its processor.
+        phrases (`dict[str, list[str]]`): Concept -> phrases that use its word, from `read_phrases`.
+        top_k (`int`): SEARLE's 15.
+    """
+
+    stream = "unlabeled"
+
+    def __init__(self, model: Any, processor: Any, phrases: dict[str, list[str]], top_k: int = 15) -> None:
+        super().__init__(model, processor)
+        self.phrases, self.concepts, self.top_k = phrases, list(phrases), min(top_k, len(phrases))
+        parts = [self.concepts[start : start + 256] for start in range(0, len(self.concepts), 256)]
+        texts = [[f"a photo of a {concept}" for concept in part] for part in parts]
+        encoded = [plain_features(model, processor(text=part, compose=False)) for part in texts]
+        self.concept_features = torch.cat(encoded)  # (C, D)
+
+    def task(self, batch: Batch) -> Task:
+        """See `Term.task`."""
+        unlabeled = _part(batch.unlabeled)
+        features = self._image_features(unlabeled.images)  # (U, D)
+        concepts = self._draw_concepts(features, unlabeled.draws[:, 0])
+        phrases = [
+            self.phrases[concept][int(draw * len(self.phrases[concept]))]
+            for concept, draw in zip(concepts, unlabeled.draws[:, 1], strict=True)
+        ]
+        pieces = [split_at_concept(*pair) for pair in zip(phrases, concepts, strict=True)]
+        expected = plain_features(self.model, self.processor(text=phrases, compose=False))  # (U, D)
+        prompts = self.processor.build_prompts(pieces)
+        return Task((features,), prompts, lambda found: phrase_loss(found, expected))
+
+    def _draw_concepts(self, features: Tensor, draws: Any) -> list[str]:
+        similarities = F.normalize(features, dim=-1) @ self.concept_features.T  # (U, C)
+        nearest = similarities.topk(self.top_k, dim=-1).indices.tolist()  # (U, top_k)
+        return [self.concepts[row[int(draw * self.top_k)]] for row, draw in zip(nearest, draws, strict=True)]
+
+
+class ProjectionTerm(_ModelTerm):
+    """LinCIR's self-masking projection: a text's own feature, as pseudo tokens, replaces its keywords. No images.
+
+    Source: Gu et al., "Language-only Efficient Training of Zero-shot Composed Image Retrieval", CVPR 2024. LinCIR finds
+    keywords (runs of adjectives and nouns) by a part-of-speech tagger; here they are the runs of words that are no
+    function words (`mask_keywords`).
+    """
+
+    stream = "texts"
+
+    def task(self, batch: Batch) -> Task:
+        """See `Term.task`."""
+        texts = _part(batch.texts)
+        plain = self.processor(text=texts.texts, compose=False)
+        expected = plain_features(self.model, plain, normalize=False)  # (B, D)
+        noisy = expected + texts.noise.to(expected.device)
+        prompts = self.processor.build_prompts([mask_keywords(text) for text in texts.texts])
+        return Task((noisy,), prompts, lambda found: projection_loss(found, expected), normalize=False)
+
+
+class CombinerTerm(_ModelTerm):
+    """CLIP4Cir's contrastive loss: the combiner's feature of reference image and query text finds the target image."""
+
+    stream = "triplets"
+
+    def task(self, batch: Batch) -> Task:
+        """See `Term.task`."""
+        triplets = _part(batch.triplets)
+        references = self._image_features(triplets.references)  # (T, D)
+        texts = self.processor(text=triplets.query_texts, compose=False)
+        inputs = (references, plain_features(self.model, texts, normalize=False))
+        return Task(inputs, None, self._contrast(self._image_features(triplets.targets)))
+
+
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "about",
+        "above",
+        "across",
+        "after",
+        "against",
+        "all",
+        "along",
+        "also",
+        "am",
+        "among",
+        "an",
+        "and",
+        "another",
+        "any",
+        "are",
+        "around",
+        "as",
+        "at",
+        "away",
+        "back",
+        "be",
+        "been",
+        "before",
+        "behind",
+        "being",
+        "below",
+        "beneath",
+        "beside",
+        "between",
+        "beyond",
+        "both",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "doing",
+        "down",
+        "during",
+        "each",
+        "either",
+        "for",
+        "from",
+        "front",
+        "had",
+        "has",
+        "have",
+        "having",
+        "he",
+        "her",
+        "here",
+        "hers",
+        "him",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "inside",
+        "into",
+        "is",
+        "it",
+        "its",
+        "itself",
+        "just",
+        "like",
+        "may",
+        "me",
+        "might",
+        "more",
+        "most",
+        "much",
+        "must",
+        "my",
+        "near",
+        "next",
+        "no",
+        "nor",
+        "not",
+        "of",
+        "off",
+        "on",
+        "one",
+        "onto",
+        "or",
+        "other",
+        "our",
+        "out",
+        "outside",
+        "over",
+        "own",
+        "past",
+        "per",
+        "photo",
+        "picture",
+        "image",
+        "same",
+        "shall",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "themselves",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "together",
+        "too",
+        "toward",
+        "towards",
+        "two",
+        "under",
+        "until",
+        "up",
+        "upon",
+        "us",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "within",
+        "without",
+        "would",
+        "you",
+        "your",
+    ]
+)
+"""Words that are never keywords; LinCIR's own tagger is not needed to tell them."""
+
+
+def mask_keywords(text: str) -> list[str]:
+    """Split a text at its keywords: the pieces between them, one more than there are runs of keywords.
+
+    A text without keywords gets its pseudo tokens at its end.
+
+    Args:
+        text (`str`): "a cat sits on the mat".
+
+    Returns:
+        `list[str]`: `["a", "on the", ""]`; pseudo tokens go between the pieces.
+    """
+    pieces, is_after_keyword = [""], False
+    for word in re.findall(r"[\w'’-]+|[^\w\s]", text):
+        if not word[0].isalnum() or word.lower() in _FUNCTION_WORDS:
+            pieces[-1] = f"{pieces[-1]} {word}".strip()
+            is_after_keyword = False
+        elif not is_after_keyword:
+            pieces.append("")
+            is_after_keyword = True
+    return pieces if len(pieces) > 1 else [*pieces, ""]
+
+
+def _part(part: Any) -> Any:
+    if part is None:
+        raise ValueError("Expected a batch with the part that the term reads, but it has none. Give its stream.")
+    return part

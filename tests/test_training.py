@@ -1,0 +1,501 @@
+"""The trainer: right, exact over processes and chunks, exactly resumable, and clear about what is wrong."""
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from conftest import MAX_LENGTH, random_picture
+from torch.nn import functional as F
+
+from hycir_hf import HyCIRModel, HyCIRProcessor
+from hycir_hf.data import TrainingBatches, build_feature_cache, open_images
+from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
+from hycir_hf.training import trainer as trainer_module
+from hycir_hf.training.prompts import PromptEncoder
+from hycir_hf.training.trainer import schedule_factor
+
+HYBRID = {"unlabeled_batch_size": 8, "triplet_batch_size": 4, "learning_rate": 1e-3, "progress": False}
+
+
+@pytest.fixture
+def settings(encoder_path, picture_folder, syncir_folder, tmp_path):
+    """Settings of a small hybrid training from pixels: an epoch is 2 steps of images, 5 of triplets."""
+    return {
+        **HYBRID,
+        "encoder": str(encoder_path),
+        "unlabeled": str(picture_folder),
+        "triplets": str(syncir_folder),
+        "steps": 7,
+        "output_dir": str(tmp_path / "output"),
+    }
+
+
+def build_trainer(settings, **changes):
+    return HybridTrainer(HybridTrainingArguments(**settings | changes), accelerator=Accelerator(cpu=True))
+
+
+def set_up(settings, **changes):
+    trainer = build_trainer(settings, **changes)
+    trainer.setup()
+    trainer.model.train()
+    trainer.trained.train()
+    return trainer
+
+
+def batch_of(trainer, step=0):
+    return next(iter(TrainingBatches(trainer.streams, step, step + 1)))
+
+
+def gradients(trainer, step=0):
+    """The loss terms of a step, and the gradient as one vector."""
+    trainer.optimizer.zero_grad()
+    values = trainer.backward(batch_of(trainer, step))
+    return values, torch.cat([parameter.grad.flatten() for parameter in trainer.trained.parameters()])
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.trained.parameters()]).clone()
+
+
+def in_fork(run):
+    """Run a function in a forked child; returns its exit status, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# Right
+
+
+def test_zero_shot_term_is_pic2words_loss(settings):
+    """Pic2Word's own way: encode the images, pad the prompts to the full length, one cross-entropy each way."""
+    trainer = set_up(settings, objective="zs", mapper_dropout=0.0)
+    batch = batch_of(trainer)
+    values = trainer.backward(batch)
+    model, processor = trainer.model, trainer.processor
+    with torch.no_grad():
+        images = model.encoder.get_image_features(pixel_values=batch.unlabeled.images.inputs["pixel_values"])
+        tokens = model.mapper(images.pooler_output)
+        ids = processor(text=[""] * 8)["input_ids"]
+        ids = F.pad(ids, (0, MAX_LENGTH - ids.shape[1]), value=processor.tokenizer.pad_token_id)
+        texts = F.normalize(model._encode_prompts(ids, None, tokens), dim=-1)
+        images = F.normalize(images.pooler_output, dim=-1)
+        scale = model.encoder.logit_scale.exp()
+        labels = torch.arange(8)
+        expected = (
+            F.cross_entropy(scale * images @ texts.T, labels) + F.cross_entropy(scale * texts @ images.T, labels)
+        ) / 2
+    assert values["zs"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_step_changes_only_the_mapper(settings):
+    trainer = set_up(settings)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    figures = trainer.take_step(batch_of(trainer))
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("mapper.")}
+    assert all(parameter.grad is None for parameter in trainer.model.encoder.parameters())
+    assert figures["loss"] == pytest.approx(figures["zs"] + figures["triplet"], abs=1e-5)
+
+
+def test_weights_of_the_terms(settings):
+    trainer = set_up(settings, zs_weight=0.5, triplet_weight=2.0)
+    values = trainer.backward(batch_of(trainer))
+    assert values["loss"] == pytest.approx(0.5 * values["zs"] + 2 * values["triplet"], abs=1e-5)
+
+
+def test_it_learns_and_saves_a_model_that_loads(settings):
+    state = build_trainer(settings, objective="zs", steps=12, learning_rate=1e-2, log_steps=1).train()
+    losses = [entry["loss"] for entry in state.log]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+    folder = Path(settings["output_dir"]) / "model"
+    for name in ("curves.png", "README.md", "trainer_state.json", "training_config.yaml", "model.safetensors"):
+        assert (folder / name).stat().st_size
+    model, processor = HyCIRModel.from_pretrained(folder), HyCIRProcessor.from_pretrained(folder)
+    composed = model.get_composed_features(**processor(images=[random_picture()], text=["night"], return_tensors="pt"))
+    assert composed.shape == (1, 24)
+    again = yaml.safe_load((folder / "training_config.yaml").read_text())
+    assert HybridTrainingArguments(**again) == HybridTrainingArguments(
+        **settings | {"objective": "zs", "steps": 12, "learning_rate": 1e-2, "log_steps": 1}
+    )
+
+
+def test_learning_rate_schedule():
+    factors = [schedule_factor(step, 10, 2, "cosine") for step in range(10)]
+    assert factors[:3] == [0.5, 1.0, 1.0] and factors == sorted(factors[:2]) + sorted(factors[2:], reverse=True)
+    assert schedule_factor(6, 10, 2, "linear") == 0.5 and schedule_factor(9, 10, 0, "constant") == 1.0
+
+
+# Exact
+
+
+@pytest.mark.parametrize("objective", ["hybrid", "combiner"])
+def test_chunks_change_nothing(settings, objective):
+    """Also with dropout in the mapper, which lies before the chunks."""
+    whole_values, whole = gradients(set_up(settings, objective=objective))
+    values, chunked = gradients(set_up(settings, objective=objective, chunk_size=3))
+    assert values == pytest.approx(whole_values, abs=1e-6)
+    assert whole.abs().max() > 0
+    torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["clip", "clip_legacy", "metaclip_2", "blip"])
+def test_prompts_after_a_shared_beginning_are_the_whole_prompts(family):
+    from conftest import NUM_PSEUDO_TOKENS, build_model, build_processor
+
+    model = build_model(family)
+    prompts = build_processor()(text=["make it red", "", "more dog and cat in the snow", "night"])
+    tokens = model.get_pseudo_tokens(image_features=torch.randn(4, 24)).detach()
+    assert tokens.shape[1] == NUM_PSEUDO_TOKENS
+    wholes = tokens.clone().requires_grad_()
+    expected = model.get_composed_features(**prompts, pseudo_tokens=wholes)
+    expected.square()[:, 0].sum().backward()
+    lengths = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, args, out: lengths.append(out.shape[1]))
+    encoder, parts = PromptEncoder(model, chunk_size=2), tokens.clone().requires_grad_()
+    groups = encoder.groups(prompts)
+    found = torch.cat([encoder.encode(prompts, parts, rows, normalize=True) for rows in groups])
+    found = found[torch.argsort(torch.cat(groups))]
+    found.square()[:, 0].sum().backward()
+    handle.remove()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.grad, wholes.grad, atol=1e-5, rtol=0)
+    shared, longest = 4, prompts["input_ids"].shape[1]  # <s> a photo of
+    assert max(lengths) == (longest if family == "blip" else longest - shared)
+
+
+def _two_processes(rank, port, settings, path):
+    os.environ |= {
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+    }
+    AcceleratorState._reset_state(reset_partial_state=True)
+    trainer = set_up(settings)
+    assert trainer.share.count == 2 and torch.distributed.get_backend() == "gloo"
+    values, gradient = gradients(trainer, step=1)
+    torch.save((values, gradient), f"{path}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"objective": "combiner"}])
+def test_two_processes_are_one(settings, tmp_path, changes):
+    """Each takes half of the same global batch: the same loss and gradient as one process with the whole of it."""
+    settings = settings | changes
+    values, gradient = gradients(set_up(settings), step=1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = torch.multiprocessing.start_processes
+    run(_two_processes, args=(port, settings, str(tmp_path)), nprocs=2, start_method="fork")
+    for rank in range(2):
+        found_values, found = torch.load(tmp_path / f"{rank}.pt")
+        assert found_values == pytest.approx(values, abs=1e-6)
+        assert (found - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max())  # float32 rounds larger ones
+
+
+def kill_after(settings, step, place):
+    """Train until a step, and be killed there: before, within or after its checkpoint is written."""
+
+    def run():
+        trainer = build_trainer(settings)
+        take_step, save_model = trainer.take_step, trainer_module.save_model
+
+        def take_and_die(batch):
+            figures = take_step(batch)
+            if place == "step" and trainer.state.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return figures
+
+        def save_and_die(*inputs):
+            save_model(*inputs)
+            if place == "save" and trainer.state.step >= step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.take_step = take_and_die
+        trainer_module.save_model = save_and_die
+        trainer.train()
+
+    return in_fork(run)
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_killed_at_any_step_it_comes_to_the_same_weights(settings, syncir_folder, tmp_path, is_streaming):
+    """Steps 1 (before any checkpoint), 3 (in the second epoch), 5 and the saving itself, kill -9 each time."""
+    settings |= {"save_steps": 2, "optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.1}
+    if is_streaming:
+        images = {"unlabeled": f"{syncir_folder}:images", "unlabeled_streaming": True, "stream_buffer_size": 6}
+        settings |= images
+    whole = build_trainer(settings, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    for step, place in ((1, "step"), (3, "step"), (4, "save"), (5, "step")):
+        assert kill_after(settings, step, place) == -signal.SIGKILL
+        found = build_trainer(settings).checkpoints.steps()
+        assert found == [done for done in (2, 4) if done < step or (done == step and place == "after")]
+    resumed = build_trainer(settings)
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+    logs = [[(entry["step"], entry["loss"]) for entry in trainer.state.log] for trainer in (whole, resumed)]
+    assert logs[0] == logs[1]
+
+
+def test_the_same_command_again_does_nothing(settings, monkeypatch):
+    first = build_trainer(settings, steps=2).train()
+    monkeypatch.setattr(HybridTrainer, "setup", lambda self: pytest.fail("it trained again"))
+    assert build_trainer(settings, steps=2).train() == first
+    with pytest.raises(ValueError, match=r"learning_rate 0.001, now 0.5.*another output_dir"):
+        build_trainer(settings, steps=2, learning_rate=0.5).train()
+
+
+def test_a_cache_gives_what_pixels_give(settings, encoder_path, tmp_path):
+    """In float32 to the last digits; the first epoch makes it, the second run only reads it."""
+    caches = {"unlabeled_features": str(tmp_path / "u"), "triplet_features": str(tmp_path / "t")}
+    expected_values, expected = gradients(set_up(settings))
+    for _ in range(2):
+        values, gradient = gradients(set_up(settings, **caches, features_dtype="float32"))
+        assert values == pytest.approx(expected_values, abs=1e-5)
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=0)
+        settings = {name: value for name, value in settings.items() if name != "unlabeled"}
+
+
+# Checkpoints and validation
+
+
+def test_checkpoints_are_kept_by_count_and_by_metric(settings):
+    figures = iter([0.1, 0.5, 0.2, 0.3, 0.4])
+    arguments = HybridTrainingArguments(
+        **settings | {"save_steps": 1, "save_total_limit": 2, "validation_steps": 1, "metric": "recall", "steps": 5}
+    )
+    seen = []
+
+    def validate(model, processor):
+        seen.append((model.mapper.training, torch.is_grad_enabled()))
+        return {"recall": next(figures)}
+
+    trainer = HybridTrainer(arguments, validate, Accelerator(cpu=True))
+    state = trainer.train()
+    assert trainer.checkpoints.steps() == [2, 4, 5] and state.best_step == 2 and state.best_metric == 0.5
+    assert seen == [(False, False)] * 5 and trainer.model.mapper.training
+    HyCIRModel.from_pretrained(trainer.checkpoints.path(2))
+    assert [entry["validation/recall"] for entry in state.log if "validation/recall" in entry] == [
+        0.1,
+        0.5,
+        0.2,
+        0.3,
+        0.4,
+    ]
+
+
+def test_early_stopping_and_the_best_weights(settings):
+    figures = iter([0.1, 0.5, 0.2, 0.3])
+    changes = {
+        "validation_steps": 1,
+        "metric": "r",
+        "early_stopping_patience": 2,
+        "load_best_at_end": True,
+        "steps": 50,
+    }
+    trainer = HybridTrainer(
+        HybridTrainingArguments(**settings | changes), lambda *_: {"r": next(figures)}, Accelerator(cpu=True)
+    )
+    assert trainer.train().step == 4
+    best = trainer.checkpoints.load(2)["trained"]
+    assert all(torch.equal(value, best[name]) for name, value in trainer.model.mapper.state_dict().items())
+
+
+def test_a_validation_by_name(settings):
+    """A module's function as the settings name it, with options; a wrong name is said at once."""
+    changes = {"validation": "conftest:count_parameters", "validation_options": {"factor": 2}, "steps": 1}
+    state = build_trainer(settings, **changes).train()
+    assert state.log[-1]["validation/parameters"] > 0
+    with pytest.raises(ValueError, match="MODULE:FUNCTION"):
+        build_trainer(settings, validation="conftest:nothing")
+
+
+# Faults
+
+
+def test_nan_loss_stops_and_keeps_the_batch(settings, encoder_path, picture_folder, tmp_path):
+    cache = tmp_path / "features"
+    changes = {"objective": "zs", "unlabeled_features": str(cache), "features_dtype": "float32", "steps": 20}
+    trainer = set_up(settings, **changes)
+    import numpy as np
+
+    stored = np.load(cache / "features.npy", mmap_mode="r+")
+    stored[3] = np.nan
+    stored.flush()
+    with pytest.raises(FloatingPointError, match="finite loss at step") as caught:
+        build_trainer(settings, **changes).train()
+    place = str(caught.value).split("saved in ")[1].split(": look")[0]
+    batch = torch.load(place, weights_only=False)
+    row = batch.unlabeled.images.ids.index("03.png")
+    assert batch.unlabeled.images.features[row].isnan().all()
+    assert not (tmp_path / "output" / "model").exists() and torch.isfinite(weights(trainer)).all()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(settings, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, "save_model", full)
+        with pytest.raises(OSError, match=r"step-00000002.*No space left.*same command"):
+            build_trainer(settings, save_steps=2).train()
+    folder = tmp_path / "output" / "checkpoints"
+    assert list(folder.iterdir()) == []
+    assert build_trainer(settings, save_steps=2).train().step == 7
+
+
+def test_files_too_large_for_the_disk(settings, tmp_path):
+    """The real thing: the system refuses to write beyond a size."""
+    import resource
+
+    def run():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with pytest.raises(OSError, match="Expected to save"):
+            build_trainer(settings, save_steps=2).train()
+
+    assert in_fork(run) == 0
+    assert list((tmp_path / "output" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unlabeled_batch_size": 21}, "at least 21 unlabeled images.*found 20"),
+        ({"triplet_batch_size": 64}, "at least 64 triplets"),
+        ({"unlabeled": "/nowhere"}, "/nowhere"),
+        ({"triplets": "/nowhere"}, "/nowhere"),
+        ({"encoder": "/nowhere"}, "Expected a model in /nowhere"),
+        ({"output_dir": "/proc/nowhere"}, "output_dir that can be written"),
+        ({"unlabeled_features": "/nowhere/features", "unlabeled": None}, "hycir features"),
+    ],
+)
+def test_what_does_not_fit_is_said_at_setup(settings, changes, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        build_trainer(settings, **changes).setup()
+
+
+def test_a_cache_of_another_encoder_or_preprocessing_is_refused(settings, encoder_path, picture_folder, tmp_path):
+    from conftest import build_model, build_processor
+
+    model = HyCIRModel.from_encoder(encoder_path, 3)
+    processor = HyCIRProcessor.from_encoder(encoder_path, 3)
+    images = open_images(str(picture_folder))
+    build_feature_cache(build_model("clip_legacy"), processor, images, tmp_path / "other", progress=False)
+    with pytest.raises(ValueError, match="by the encoder with fingerprint"):
+        build_trainer(settings, unlabeled_features=str(tmp_path / "other")).setup()
+    larger = build_processor()
+    larger.image_processor.do_center_crop = True
+    build_feature_cache(model, larger, images, tmp_path / "larger", progress=False)
+    with pytest.raises(ValueError, match="by the preprocessing with fingerprint"):
+        build_trainer(settings, unlabeled_features=str(tmp_path / "larger")).setup()
+
+
+# Further objectives
+
+
+def test_phrases_term_against_a_hand_written_one(settings, tmp_path):
+    """SEARLE: 1 - cosine of the phrase with the word and the phrase with the pseudo tokens."""
+    path = tmp_path / "phrases.json"
+    path.write_text(json.dumps({"dog": ["a dog in the snow", "category"], "cat": ["nothing of it"]}))
+    trainer = set_up(settings, objective="zs+phrases", phrases=str(path), mapper_dropout=0.0)
+    batch = batch_of(trainer)
+    values = trainer.backward(batch)
+    model, processor = trainer.model, trainer.processor
+    with torch.no_grad():
+        word = model.get_text_features(**processor(text=["a dog in the snow"], compose=False))
+        ids = processor.build_prompts([["a", " in the snow"]] * 8)
+        pseudo = model.get_composed_features(**ids, image_features=batch.unlabeled.images.features)
+    assert values["phrases"] == pytest.approx((1 - pseudo @ word.T).mean().item(), abs=1e-6)
+    assert values["loss"] == pytest.approx(values["zs"] + 0.5 * values["phrases"], abs=1e-5)
+
+
+def test_projection_term_needs_no_images(settings, tmp_path):
+    """LinCIR: the squared error between a text's feature and that of the text with pseudo tokens for keywords."""
+    texts = ["a dog on the snow", "red hat and blue hat", "night", "make it big"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    changes = {"objective": "projection", "texts": str(tmp_path / "texts.txt"), "text_batch_size": 4}
+    settings = {name: value for name, value in settings.items() if name not in ("unlabeled", "triplets")}
+    trainer = set_up(settings, mapper_dropout=0.0, **changes)
+    batch = batch_of(trainer)
+    values = trainer.backward(batch)
+    assert sorted(batch.texts.texts) == sorted(texts) and values["projection"] > 0
+    model, processor = trainer.model, trainer.processor
+    pieces = {
+        "a dog on the snow": ["a", "on the", ""],
+        "red hat and blue hat": ["", "and", ""],
+        "night": ["", ""],
+        "make it big": ["", "it", ""],
+    }
+    with torch.no_grad():
+        plain = model.get_text_features(**processor(text=batch.texts.texts, compose=False), normalize=False)
+        tokens = model.get_pseudo_tokens(image_features=plain + batch.texts.noise)
+        masked = [
+            model.get_composed_features(
+                **processor.build_prompts([pieces[text]]),
+                pseudo_tokens=token[None].expand(len(pieces[text]) - 1, -1, -1),
+                normalize=False,
+            )
+            for text, token in zip(batch.texts.texts, tokens, strict=True)
+        ]
+    assert values["projection"] == pytest.approx(F.mse_loss(torch.cat(masked), plain).item(), abs=1e-6)
+
+
+def test_combiner_learns_and_is_saved(settings):
+    state = build_trainer(settings, objective="combiner", steps=10, log_steps=1, learning_rate=1e-2).train()
+    assert state.log[-1]["combiner"] < state.log[0]["combiner"]
+    combiner = CombinerHead.from_pretrained(f"{settings['output_dir']}/model").eval()
+    composed = combiner(torch.randn(3, 24), torch.randn(3, 24))
+    torch.testing.assert_close(composed.norm(dim=-1), torch.ones(3))
+
+
+# Options
+
+
+def test_half_precision_clipping_and_a_tracker(settings):
+    changes = {
+        "mixed_precision": "bf16",
+        "max_grad_norm": 0.1,
+        "report_to": ["tensorboard"],
+        "steps": 3,
+        "log_steps": 1,
+    }
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        trainer = HybridTrainer(HybridTrainingArguments(**settings | changes))
+        state = trainer.train()
+        assert len(state.log) == 3 and all(entry["loss"] > 0 for entry in state.log)
+        assert any("events" in name for _, _, names in os.walk(settings["output_dir"]) for name in names)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same(settings):
+    values, gradient = gradients(set_up(settings))
+    compiled_values, compiled = gradients(set_up(settings, compile=True))
+    assert compiled_values == pytest.approx(values, abs=1e-4)
+    torch.testing.assert_close(compiled, gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_worker_processes_change_nothing(settings):
+    alone, helped = (build_trainer(settings, output_dir=f"{settings['output_dir']}{n}", num_workers=n) for n in (0, 2))
+    alone.train()
+    helped.train()
+    assert torch.equal(weights(alone), weights(helped))

@@ -1,0 +1,124 @@
+"""Settings: YAML with flags over it, all complaints at once, recipes that parse."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hycir_hf.training import HybridTrainingArguments, parse_arguments
+from hycir_hf.training.arguments import TERMS
+
+GOOD = {"output_dir": "o", "encoder": "e", "unlabeled": "u", "triplets": "t", "steps": 3}
+CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
+
+
+def test_flags_go_over_the_file(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "output-dir: o\nencoder: e\nunlabeled: u\ntriplets: t\nsteps: 3\nlearning_rate: 1e-4\n"
+        "max_grad_norm: null\nreport_to: tensorboard\nvalidation_options: {a: 1}\n"
+    )
+    arguments = parse_arguments(
+        ["--config", str(config), "--steps", "5", "--no-progress", "--compile", "--adam-beta2", "0.98"]
+    )
+    assert (arguments.steps, arguments.progress, arguments.compile) == (5, False, True)
+    assert arguments.learning_rate == 1e-4 and arguments.adam_beta2 == 0.98  # YAML reads 1e-4 as a string
+    assert arguments.report_to == ["tensorboard"] and arguments.validation_options == {"a": 1}
+
+
+def test_all_complaints_come_at_once():
+    with pytest.raises(ValueError) as caught:
+        HybridTrainingArguments(
+            encoder="e", model="m", optimizer="sgd", learning_rate=-1.0, mapper_dropout=1.0, objective="zs+phrases"
+        )
+    for complaint in (
+        "output_dir is missing",
+        "either encoder or model",
+        "either steps or epochs",
+        "optimizer must be one of ['adam', 'adamw']",
+        "learning_rate must be at least 0",
+        "mapper_dropout must be in [0, 1)",
+        "needs unlabeled images",
+        "needs phrases",
+    ):
+        assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"steps": 2.5}, "steps must be a int or null"),
+        ({"steps": True}, "steps must be"),
+        ({"learning_rate": "fast"}, "learning_rate must be a float"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
+        ({"compile": "yes"}, "compile must be a bool"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"objective": "zs+nonsense"}, r"it has \['nonsense'\]"),
+        ({"objective": "zs+zs"}, "a term twice"),
+        ({"objective": "combiner+zs"}, "the combiner is trained alone"),
+        ({"objective": "projection"}, "needs texts"),
+        ({"load_best_at_end": True}, "load_best_at_end needs a metric"),
+        ({"validation": "module"}, "MODULE:FUNCTION"),
+        ({"unlabeled_streaming": True, "steps": None, "epochs": 1}, "no known length"),
+    ],
+)
+def test_wrong_values(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        HybridTrainingArguments(**GOOD | changes)
+
+
+def test_objectives():
+    assert HybridTrainingArguments(**GOOD).terms == ("zs", "triplet")
+    further = {"phrases": "p", "texts": "t"}
+    for term in TERMS:
+        assert HybridTrainingArguments(**GOOD, **further, objective=term).terms == (term,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rte: 1", "'learning_rte' .did you mean 'learning_rate'"),
+        ("- a\n- b", "found list"),
+        ("a: [", "Expected YAML in"),
+    ],
+)
+def test_wrong_files(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", str(tmp_path / "c.yaml")])
+    with pytest.raises(ValueError, match="no such file"):
+        parse_arguments(["--config", str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_recipes_are_settings(path):
+    arguments = parse_arguments(["--config", str(path)])
+    if "paper" in path.stem:
+        recipe = (arguments.unlabeled_batch_size, arguments.triplet_batch_size, arguments.num_pseudo_tokens)
+        assert recipe == (512, 256, 4) and arguments.optimizer == "adam" and arguments.learning_rate == 1e-4
+    else:
+        recipe = (arguments.weight_decay, arguments.warmup_steps, arguments.schedule, arguments.epochs)
+        assert recipe == (0.1, 10_000, "cosine", 30) and arguments.optimizer == "adamw"
+
+
+def test_there_are_recipes():
+    assert len(CONFIGS) == 4
+
+
+def test_settings_load_no_torch():
+    code = (
+        "import sys, argparse\nfrom hycir_hf.training.arguments import add_arguments\n"
+        "add_arguments(argparse.ArgumentParser())\nprint('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_every_setting_has_its_flag_and_help():
+    from hycir_hf.training.arguments import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert "pseudo tokens of an image" in parser.format_help()
+    assert len([action for action in parser._actions if action.help]) == len(parser._actions)
