@@ -8,7 +8,7 @@ import pytest
 from conftest import build_encoder, build_processor, random_picture
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli import build_parser, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +16,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block(language: str, containing: str) -> str:
+    [found] = [text for text in blocks(language) if containing in text]
+    return found
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def encoder_folder(tmp_path):
 
 
 def test_the_five_lines(encoder_folder):
-    code = blocks("python")[0].replace("openai/clip-vit-large-patch14", str(encoder_folder))
+    code = block("python", "from_encoder").replace("openai/clip-vit-large-patch14", str(encoder_folder))
     pictures = [random_picture(seed) for seed in range(12)]
     names = [f"picture {seed}" for seed in range(12)]
     variables = {"images": pictures, "names": names, "reference": pictures[0]}
@@ -39,7 +44,7 @@ def test_the_five_lines(encoder_folder):
 def test_the_emoji_data_sets_load(monkeypatch):
     monkeypatch.chdir(ROOT)
     variables: dict = {}
-    exec(blocks("python")[1], variables)
+    exec(block("python", "examples/emoji/data"), variables)
     assert set(variables["pictures"]) == {"train", "heldout_concepts", "heldout_vendor"}
     assert set(variables["queries"]) == {"val", "test"}
     assert f"{sum(map(len, variables['pictures'].values())):,} pictures" in README
@@ -53,12 +58,20 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     for seed in range(4):
         random_picture(seed).save(f"PHOTOS/{seed}.png")
     random_picture(9).save("PHOTO", format="PNG")
-    index, search = (shlex.split(line, comments=True) for line in blocks("bash")[1].splitlines())
+    index, search = (shlex.split(line, comments=True) for line in block("bash", "hycir index").splitlines())
     assert main(index[1:]) == 0 and main(search[1:]) == 0
     assert "rank" in capsys.readouterr().out and "make it night" in Path("results.html").read_text(encoding="utf-8")
 
 
-def test_the_two_make_commands_are_what_ci_runs():
-    assert [blocks("bash")[row].strip() for row in (0, 2)] == ["make demo", "make test"]
+@pytest.mark.parametrize("command", ["hycir syncir", "hycir train", "hycir evaluate"])
+def test_the_other_commands_are_what_the_command_line_takes(command):
+    lines = [line for line in block("bash", command).splitlines() if line.startswith("hycir ")]
+    assert len(lines) >= 2
+    for line in lines:
+        build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_the_make_commands_are_what_ci_runs():
+    assert {"make demo", "make test"} <= {text.strip() for text in blocks("bash")}
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert {"make demo", "make test"} <= set(ci)
+    assert {"make demo", "make test", "make syncir"} <= set(ci)
