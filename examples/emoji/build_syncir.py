@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 SENTENCE_ENCODER = "all-MiniLM-L6-v2"
 THRESHOLD = 0.62
 # The captioner is wrong about four pictures in ten: the encoder must agree that the caption fits its picture, and that
-# the query text fits the target hardly less than the reference.
-CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.7, -0.05
+# the query text fits the target at least as well as the reference.
+CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.77, 0.0
 # What emoji captions look like, and how short a query text may be; of training concepts.
 EXAMPLES = [
     ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
