@@ -199,7 +199,7 @@ def _histogram_section(result: FilterResult, name: str, threshold: float) -> str
     )
     ticks = "".join(
         f'<text x="{min(max(place(value), 12), width - 12):.1f}" y="{height + 18}" text-anchor="middle">'
-        f"{value:.1f}</text>"
+        f"{round(float(value), 1) + 0.0:.1f}</text>"
         for value in np.arange(np.ceil(low * 10) / 10, 1.01, 0.1)
     )
     line = f'<line x1="{place(threshold):.1f}" x2="{place(threshold):.1f}" y1="0" y2="{height}"/>'
