@@ -56,6 +56,7 @@ def run_on_ray(
             fn_constructor_args=(images, output, config, make_models, stage, shards, "cuda" if num_gpus else "cpu"),
             batch_size=1,
             concurrency=workers,
+            num_cpus=0.5,  # Ray Data's own reading needs a CPU beside the actors
             num_gpus=num_gpus,
         ).materialize()
     return whole.run()

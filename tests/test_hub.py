@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_processor, random_picture
 from fake_hub import TOKEN, FakeHub
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_api
 
 from hycir_hf import HyCIRModel
 from hycir_hf.cli import main
@@ -45,6 +45,7 @@ torch.save([found, model.state_dict()], features)
 def hub(monkeypatch, tmp_path):
     with FakeHub() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)  # the one that huggingface_hub's functions share
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
