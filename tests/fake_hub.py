@@ -1,13 +1,12 @@
 """A Hub on the loopback address: repositories, LFS, commits, revisions; `huggingface_hub`'s own client talks to it."""
 
-import asyncio
 import base64
 import hashlib
 import json
-import threading
 
 import yaml
 from aiohttp import web
+from loopback import LoopbackServer
 
 TOKEN = "hf_loopbackloopbackloopback"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png")
@@ -40,7 +39,7 @@ class Repo:
         return self.head if revision in ("main", None) else revision
 
 
-class FakeHub:
+class FakeHub(LoopbackServer):
     def __init__(self):
         self.repos, self.objects = {}, {}
         self.requests, self.url = [], None
@@ -207,27 +206,7 @@ class FakeHub:
 
     # --- its life ---
 
-    async def start(self):
+    def app(self):
         app = web.Application(client_max_size=2**30)
         app.router.add_route("*", "/{path:.*}", self.handle)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-
-    def __enter__(self):
-        self.loop = asyncio.new_event_loop()
-        self.loop.run_until_complete(self.start())
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        async def stop():
-            await self.runner.cleanup()
-
-        asyncio.run_coroutine_threadsafe(stop(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+        return app

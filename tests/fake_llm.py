@@ -8,10 +8,10 @@ import asyncio
 import hashlib
 import json
 import random
-import threading
 from collections import Counter
 
 from aiohttp import web
+from loopback import LoopbackServer
 
 FAULTS = ("429", "500", "hang", "garbage", "cut", "empty")
 
@@ -24,7 +24,9 @@ def answer_to(messages):
     return f"Instruction: make it {word} {hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
-class FakeLLM:
+class FakeLLM(LoopbackServer):
+    path = "/v1"
+
     def __init__(self, latency=0.0, fault_share=0.0, faults=FAULTS, seed=0, key=None, model=None, retry_after="0"):
         self.latency, self.fault_share, self.faults = latency, fault_share, faults
         self.random, self.key, self.model, self.retry_after = random.Random(seed), key, model, retry_after
@@ -32,7 +34,6 @@ class FakeLLM:
         self.batches, self.files = {}, {}
         self.active = self.most_active = 0
         self.batch_error = None
-        self.url = None
 
     # --- the endpoints ---
 
@@ -150,29 +151,6 @@ class FakeLLM:
         app.router.add_get("/v1/batches", self.list_batches)
         app.router.add_get("/v1/batches/{name}", self.get_batch)
         return app
-
-    async def start(self):
-        self.runner = web.AppRunner(self.app(), shutdown_timeout=0.1, access_log=None)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
-
-    def __enter__(self):
-        self.loop = asyncio.new_event_loop()
-        self.loop.run_until_complete(self.start())
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        async def stop():
-            await self.runner.cleanup()
-
-        asyncio.run_coroutine_threadsafe(stop(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_processor, random_picture
 from fake_hub import TOKEN, FakeHub
 from huggingface_hub import HfApi, constants, hf_api
@@ -45,7 +46,9 @@ torch.save([found, model.state_dict()], features)
 def hub(monkeypatch, tmp_path):
     with FakeHub() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(hf_api.api, "endpoint", server.url)  # the one that huggingface_hub's functions share
+        # The clients that huggingface_hub's functions and transformers share, made before this test or not.
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        monkeypatch.setattr(transformers.utils.hub.hf_api(), "endpoint", server.url)
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
