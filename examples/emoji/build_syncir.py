@@ -1,7 +1,7 @@
 """SynCir on the emoji world: pictures of the training vendors become triplets, without an endpoint or a model hub.
 
     python examples/emoji/build_syncir.py                       # again resumes; writes examples/emoji/syncir
-    python examples/emoji/build_syncir.py --max-pairs 48 --output demo/syncir --prompt few_shot   # a slice, live
+    python examples/emoji/build_syncir.py --split heldout_concepts --max-pairs 96 --output demo/syncir   # a slice
 
 Pairs by the emoji encoder, captions by the emoji captioner, query texts by SmolLM2-135M-Instruct in this process, the
 filter by all-MiniLM-L6-v2. `--base-url URL --llm NAME` asks any OpenAI-compatible endpoint instead, for example
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "syncir")
     parser.add_argument("--max-pairs", type=int, default=12000)
+    parser.add_argument("--split", default="train", choices=("train", "heldout_concepts"))
     parser.add_argument("--llm", default=NAME)
     parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
     parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    source = DatasetSource(f"{HERE / 'data'}:images", split="train")
+    source = DatasetSource(f"{HERE / 'data'}:images", split=args.split)
     config = SynCirConfig(
         image_encoder="examples/emoji/encoder",
         captioner="examples/emoji/captioner",

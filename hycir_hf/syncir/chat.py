@@ -125,7 +125,7 @@ class ChatGenerator(_Api):
                             )
             finally:
                 loop.call_soon_threadsafe(loop.stop)  # Ctrl-C comes while the thread still waits
-                thread.submit(_end, loop, client).result()
+                thread.submit(_end, loop, calls, client).result()
 
     async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
         """Ask until there is an answer, or the attempts are used up."""
@@ -157,11 +157,11 @@ class ChatGenerator(_Api):
         return question, Failure(f"{self.max_attempts} attempts, the last: {reason}")
 
 
-def _end(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+def _end(loop: asyncio.AbstractEventLoop, calls: set[asyncio.Task], client: Any) -> None:
     """Cancel what is under way and close the loop."""
 
     async def end() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = calls | asyncio.all_tasks() - {asyncio.current_task()}  # those that ended unread too
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
