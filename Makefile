@@ -11,7 +11,7 @@ demo: environment  ## composed retrieval on emoji: a table, and demo/index.html
 	$(BIN)/python examples/emoji/demo.py
 
 syncir: environment  ## unlabeled pictures to triplets, live: 96 pairs, demo/syncir/report.html
-	$(BIN)/python examples/emoji/build_syncir.py --split heldout_concepts --max-pairs 96 --output demo/syncir
+	$(BIN)/python examples/emoji/build_syncir.py --split heldout_concepts --max-pairs 96 --caption-threshold 0.3 --output demo/syncir
 
 test: environment lint  ## lint, types, import direction, tests
 	$(BIN)/python -m pytest -m "not gpu"
