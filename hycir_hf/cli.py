@@ -89,15 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
+    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
+    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+
+
 def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES", help="folder of pictures, or a data set as PATH[:CONFIG]")
     parser.add_argument("--model", required=True, metavar="M", help="HyCIR model: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the gallery; one there is replaced")
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at once (64)")
     parser.add_argument("--kind", choices=_KINDS, default="flat", help="index: flat is exact (default), others smaller")
-    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
-    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
-    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    _add_columns(parser)
     parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -209,9 +213,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the features (float16)")
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at once (64)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the views (0)")
-    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
-    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
-    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    _add_columns(parser)
     parser.add_argument("--streaming", action="store_true", help="read the data set in order, without downloading it")
     parser.add_argument("--num-shards", type=_positive, metavar="N", help="jobs that share the work (all processes)")
     parser.add_argument("--shard-index", type=int, metavar="I", help="which of them this is, from 0 (this process)")
@@ -312,9 +314,7 @@ def _add_syncir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, over the file; repeatable"
     )
-    parser.add_argument("--split", metavar="S", help="data set's split, needed where there are several")
-    parser.add_argument("--image-column", metavar="C", help="data set's image column ('image', or the only one)")
-    parser.add_argument("--id-column", metavar="C", help="data set's id column ('image_id', or the row number)")
+    _add_columns(parser)
     parser.add_argument("--estimate", action="store_true", help="print calls, tokens and cost of the LLM, then stop")
     parser.add_argument(
         "--prices", nargs=2, type=float, metavar=("IN", "OUT"), help="per million tokens, for --estimate's cost"

@@ -305,18 +305,18 @@ class Gallery:
         manifest_path = directory / f"manifest-{token}.tmp"
         try:
             faiss.write_index(self._index, str(index_path))
-            _sync(index_path)
+            sync(index_path)
             keys = None if self._has_plain_keys() else self._keys.tolist()
             _write_synced(ids_path, json.dumps({"ids": self._ids, "keys": keys}))
             _write_synced(manifest_path, json.dumps(self._manifest(index_path, ids_path), indent=2) + "\n")
-            _sync(directory)
+            sync(directory)
             os.replace(manifest_path, directory / MANIFEST_NAME)  # noqa: PTH105  the one step that counts
         except BaseException:
             if not _names(directory, index_path):  # the rename may have happened before the failure was raised
                 for path in (index_path, ids_path, manifest_path):
                     path.unlink(missing_ok=True)
             raise
-        _sync(directory)
+        sync(directory)
         _remove_leftovers(directory, keep={index_path, ids_path})
 
     @classmethod
@@ -615,7 +615,7 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file or a folder's entries to disk (folders: where the system can)."""
     if path.is_dir() and os.name == "nt":
         return

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .gallery import Gallery, _sync, encode_images, prepare_image
+from .gallery import Gallery, encode_images, prepare_image, sync
 from .indexes import check_kind
 from .sources import ImageSource
 
@@ -94,7 +94,7 @@ class _PartialFeatures:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _sync(self.directory)
+        sync(self.directory)
         self.unsaved.clear()
         self.saved_at = time.monotonic()
 

@@ -148,13 +148,14 @@ def unanswered(questions: Iterable[Question], store: AnswerStore, pool_size: int
         pool_size (`int`): Questions that are answered together: a pool with an unanswered one comes whole, so that a
             model in the process sees the batches of an uninterrupted run.
     """
-    different = _first_of_each(questions)
+    different = first_of_each(questions)
     while pool := list(islice(different, pool_size)):
         if any(question.key not in store for question in pool):
             yield from pool
 
 
-def _first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
+def first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
+    """Go through the different questions, in the order in which each comes first."""
     seen: set[str] = set()
     for question in questions:
         if question.key not in seen:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..retrieval import FileSource, open_source
-from .answers import AnswerStore, Failure, Generator, Question, make_question, unanswered
+from .answers import AnswerStore, Failure, Generator, Question, first_of_each, make_question, unanswered
 from .blocks import BlockStore, map_images
 from .checks import Check
 from .config import SynCirConfig
@@ -180,7 +180,7 @@ class SynCirRun:
         self._encode(1, 0)
         self._find_pairs()
         self._write_captions(1, 0)
-        answers = AnswerStore(self._answers_place)
+        answers = self._open_answers()
         seen: set[str] = set()
         answered = characters = 0
         for reference, target in self._pairs["pairs"].tolist():
@@ -348,9 +348,8 @@ class SynCirRun:
             **parameters,
         )
 
-    @cached_property
-    def _answers_place(self) -> Path:
-        return self.work / "answers"
+    def _open_answers(self) -> AnswerStore:
+        return AnswerStore(self.work / "answers")
 
     def _question(self, reference: int, target: int) -> Question | None:
         """The question about a pair; None where the captions are equal or missing."""
@@ -370,12 +369,8 @@ class SynCirRun:
 
     def _questions(self) -> Iterator[Question]:
         """The different questions, in the pairs' order."""
-        seen: set[str] = set()
-        for reference, target in self._pairs["pairs"].tolist():
-            question = self._question(reference, target)
-            if question is not None and question.key not in seen:
-                seen.add(question.key)
-                yield question
+        all_questions = (self._question(reference, target) for reference, target in self._pairs["pairs"].tolist())
+        return first_of_each(question for question in all_questions if question is not None)
 
     @cached_property
     def _prompt(self) -> Any:
@@ -386,7 +381,7 @@ class SynCirRun:
         return lru_cache(maxsize=1024)(lambda row: _as_url(self.source.load(row)))
 
     def _ask(self, num_shards: int, shard_index: int) -> None:
-        answers = AnswerStore(self._answers_place)
+        answers = self._open_answers()
         pool_size = self._generator.pool_size
         of_shard = lambda number: (number // pool_size) % num_shards == shard_index  # noqa: E731 - pools stay whole
         different = [question.key for number, question in enumerate(self._questions()) if of_shard(number)]
@@ -417,7 +412,7 @@ class SynCirRun:
 
     def _rows(self) -> tuple[dict[str, list[Any]], list[str | None], dict[str, int]]:
         """All pairs as columns, why a pair has no query text, and the counts so far."""
-        answers = AnswerStore(self._answers_place)
+        answers = self._open_answers()
         ids, captions = self.source.ids, self._captions
         # The user's own examples are of the images' domain: there an answer may rightly be one of theirs.
         example_texts = [text for *_, text in self._prompt.examples] if self.config.examples is None else []

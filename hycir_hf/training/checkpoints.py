@@ -1,7 +1,6 @@
 """Checkpoints that are complete or absent: written aside, forced to disk, renamed."""
 
 import io
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..retrieval.gallery import sync
 
 _NAME = re.compile(r"step-(\d{8})")
 STATE_NAME = "training_state.pt"
@@ -113,12 +114,12 @@ class aside:
         if error is None:
             try:
                 for path in self.folder.rglob("*"):
-                    _sync(path)
-                _sync(self.folder)
+                    sync(path)
+                sync(self.folder)
                 if self.place.exists():
                     shutil.rmtree(self.place)
                 self.folder.replace(self.place)
-                _sync(self.place.parent)
+                sync(self.place.parent)
                 return
             except OSError as failure:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -132,14 +133,3 @@ class aside:
             f"Expected to save {self.place}, but writing failed: {error}. Nothing of it was left, and what was saved "
             "before is whole; make room and run the same command again."
         )
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a folder's entries to disk (folders: where the system can)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
