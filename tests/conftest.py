@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests fork processes to kill them: a child of a process with OpenMP's threads would wait for them for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

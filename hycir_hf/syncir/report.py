@@ -253,7 +253,8 @@ def _size_category(count: int) -> str:
 _STYLE = """
 .triplet{display:grid;grid-template-columns:9rem 1fr 9rem;gap:1.25rem;align-items:center;padding:.75rem 0;
 border-top:1px solid var(--line)}
-.triplet figure{height:auto}h3{font-size:1.1rem;line-height:1.35;margin:0 0 .25rem;overflow-wrap:anywhere}
+.triplet figure{height:auto}.triplet .id{display:block}
+h3{font-size:1.1rem;line-height:1.35;margin:0 0 .25rem;overflow-wrap:anywhere}
 h3 em{color:var(--soft);font-weight:400}.change{text-align:center}
 .histogram{width:100%;height:auto;margin-top:.75rem}.histogram .in{fill:var(--accent)}.histogram .out{fill:var(--line)}
 .histogram line{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:4 3}.histogram text{fill:var(--soft);font-size:13px}
