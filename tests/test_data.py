@@ -156,7 +156,7 @@ def test_syncir_triplets_without_pictures_find_those_of_their_source(tmp_path):
     shutil.copytree(EMOJI / "syncir", tmp_path / "syncir", ignore=shutil.ignore_patterns(".work"))
     recipe = tmp_path / "syncir" / "recipe.json"
     recipe.write_text(recipe.read_text().replace("emoji/data", "emoji/gone").replace('"../data"', '"../gone"'))
-    with pytest.raises(ValueError, match="gone.*found nothing there"):
+    with pytest.raises(ValueError, match=r"gone.*found nothing there"):
         open_triplets(str(tmp_path / "syncir"))
 
 
