@@ -4,7 +4,6 @@ The card's text is `model_card_template.md`; nothing in it is typed by hand twic
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +15,42 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it has none for composed image retrieval
 TASK = "composed-image-retrieval"
+RESULTS = "results*.json"  # a model's files of results, as `hycir evaluate --json` writes them
+RESULTS_FORMAT, RESULTS_VERSION = "hycir-evaluation", 1
+METHOD = "mapper"
+CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric's mean and its 95% interval, as fractions in [0, 1]; shown in percent."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """One benchmark's metrics.
+    """What was reached on one part of a benchmark.
 
     Args:
         benchmark (`str`): For example "cirr".
         split (`str`): For example "val".
-        metrics (`Mapping[str, float]`): Fractions in [0, 1]; shown in percent.
+        part (`str`, *optional*): For example "dress", where the benchmark has several parts.
+        methods (`Mapping[str, Mapping[str, Figure]]`): Method -> metric -> figure; `METHOD`, the model's own, and those
+            that it is compared with.
     """
 
     benchmark: str
     split: str
-    metrics: Mapping[str, float]
+    part: str | None
+    methods: Mapping[str, Mapping[str, Figure]]
+
+    @property
+    def title(self) -> str:
+        """Benchmark and part in words."""
+        return self.benchmark if self.part is None else f"{self.benchmark}, {self.part.replace('_', ' ')}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class ModelCardFacts:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike, repo_id: str, **facts: Any) -> "ModelCardFacts":
-        """Take what a saved model's `config.json` and `results.json` say; `facts` say the rest.
+        """Take what a saved model's `config.json` and its `results*.json` say; `facts` say the rest.
 
         Raises:
             ValueError: If the folder holds no HyCIR model, or its results have another shape.
@@ -73,8 +93,7 @@ class ModelCardFacts:
             raise ValueError(f"Expected a HyCIR model in {folder}, but found none. Give the folder it was saved in.")
         name = config.get("encoder_name_or_path")
         facts.setdefault("base_model", name if is_hub_id(name) else None)
-        if (folder / "results.json").is_file():
-            facts.setdefault("results", read_results(folder / "results.json"))
+        facts.setdefault("results", [result for path in sorted(folder.glob(RESULTS)) for result in read_results(path)])
         return cls(
             repo_id,
             encoder_family=config["encoder_config"]["model_type"],
@@ -100,26 +119,45 @@ class ModelCardFacts:
 
 
 def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
-    """Read results JSON: one `{"benchmark", "split", "metrics": {name: fraction}}`, or a list of them.
+    """Read the file that `hycir evaluate --json` wrote: one result for each part of the benchmark.
 
     Raises:
-        ValueError: If the file has another shape, or a metric is no finite number.
+        ValueError: If it is another file, of a newer format, or holds no figures of the mapper.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    results = []
-    for record in content if isinstance(content, list) else [content]:
-        metrics = record.get("metrics") if isinstance(record, dict) else None
-        if not isinstance(metrics, dict) or not {"benchmark", "split"} <= set(record):
-            found = sorted(record) if isinstance(record, dict) else type(record).__name__
-            raise ValueError(
-                f"Expected 'benchmark', 'split' and 'metrics' in {path}, but found {found}. Write it with "
-                "`hycir evaluate`."
-            )
-        wrong = [name for name, value in metrics.items() if not _is_number(value)]
-        if wrong:
-            raise ValueError(f"Expected finite numbers as metrics in {path}, but {wrong} are none. Evaluate again.")
-        results.append(BenchmarkResult(record["benchmark"], record["split"], metrics))
-    return results
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
+    if not isinstance(content, dict) or content.get("format") != RESULTS_FORMAT:
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"Expected evaluation results in {path}, but found {found}. Write it with `hycir evaluate --json`."
+        )
+    if content["format_version"] > RESULTS_VERSION:
+        raise ValueError(
+            f"Expected results of format {RESULTS_VERSION} or older in {path}, but found {content['format_version']}. "
+            "Update hycir_hf."
+        )
+    methods = content["results"]
+    if METHOD not in methods:
+        raise ValueError(
+            f"Expected figures of the {METHOD!r} in {path}, but found those of {list(methods)}. Evaluate the model "
+            "itself: `hycir evaluate --model`."
+        )
+    parts = list(methods[METHOD])
+    return [
+        BenchmarkResult(
+            content["benchmark"],
+            content["split"],
+            part if len(parts) > 1 else None,
+            {
+                method: {metric: Figure(**figure) for metric, figure in found[part].items()}
+                for method, found in methods.items()
+                if part in found
+            },
+        )
+        for part in parts
+    ]
 
 
 def is_hub_id(name: Any) -> bool:
@@ -129,23 +167,29 @@ def is_hub_id(name: Any) -> bool:
     return all(name.split("/")) and not Path(name).exists()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _eval_results(results: Sequence[BenchmarkResult]) -> list[EvalResult]:
-    """The Hub's `model-index` entries, in percent."""
+    """The Hub's `model-index` entries of the model's own method, in percent; intervals as the metric's arguments."""
     return [
         EvalResult(
             task_type=TASK,
             task_name="Composed image retrieval",
             dataset_type=result.benchmark,
-            dataset_name=result.benchmark,
+            dataset_name=result.title,
+            dataset_config=result.part,
             dataset_split=result.split,
             metric_type=name,
             metric_name=name,
-            metric_value=round(100 * value, 2),
+            metric_value=_percent(figure.mean),
+            metric_args={
+                "confidence_level": CONFIDENCE_LEVEL,
+                "low": _percent(figure.low),
+                "high": _percent(figure.high),
+            },
         )
         for result in results
-        for name, value in result.metrics.items()
+        for name, figure in result.methods[METHOD].items()
     ]
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, 2)

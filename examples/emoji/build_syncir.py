@@ -28,9 +28,9 @@ THRESHOLD = 0.62
 # the query text fits the target at least as well as the reference.
 CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.77, 0.0
 IMAGES_LICENSE = (
-    "by vendor, the first part of `image_id`: noto and noto-v1 (Google) Apache-2.0; openmoji (OpenMoji project) CC BY-SA "
-    "4.0; fluent-3d and fluent-flat (Microsoft) MIT; emojione (Emoji One, version 2) CC BY 4.0; packages and authors in "
-    "`examples/emoji/data/README.md`"
+    "by vendor, the first part of `image_id`: noto and noto-v1 (Google) Apache-2.0; openmoji (OpenMoji project) "
+    "CC BY-SA 4.0; fluent-3d and fluent-flat (Microsoft) MIT; emojione (Emoji One, version 2) CC BY 4.0; packages and "
+    "authors in `examples/emoji/data/README.md`"
 )
 # What emoji captions look like, and how short a query text may be; of training concepts.
 EXAMPLES = [

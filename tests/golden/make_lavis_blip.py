@@ -7,12 +7,7 @@ Writes a small random checkpoint as LAVIS saves one, and its image and text feat
 
 from pathlib import Path
 
-import torchvision_operators  # noqa: F401, I001 - before the first import of torchvision
-import lavis
 import torch
-from lavis.models.blip_models.blip_retrieval import BlipRetrieval
-from lavis.models.med import BertConfig, XBertEncoder
-from lavis.models.vit import VisionTransformerEncoder
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -20,13 +15,20 @@ HERE = Path(__file__).parent
 VOCAB, LENGTH = 60, 35
 
 
-class SmallBlipRetrieval(BlipRetrieval):
-    @classmethod
-    def init_tokenizer(cls):
-        """None: the texts below are token ids."""
+def declare_torchvision_operators():
+    """Let torchvision's Python files be imported without its compiled code: LAVIS calls none of its operators."""
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def build():
+    declare_torchvision_operators()
+    import lavis
+    from lavis.models.blip_models.blip_retrieval import BlipRetrieval
+    from lavis.models.med import BertConfig, XBertEncoder
+    from lavis.models.vit import VisionTransformerEncoder
+
+    BlipRetrieval.init_tokenizer = classmethod(lambda cls: None)  # the texts below are token ids
     torch.manual_seed(0)
     vision = VisionTransformerEncoder(
         img_size=32, patch_size=16, embed_dim=16, depth=2, num_heads=2, norm_layer=None, drop_path_rate=0
@@ -35,7 +37,7 @@ def build():
     config = BertConfig.from_json_file(Path(lavis.__file__).parent / "configs/models/med_config.json")
     config.update({"hidden_size": 16, "encoder_width": 16, "intermediate_size": 64, "num_hidden_layers": 2})
     config.update({"num_attention_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": LENGTH})
-    model = SmallBlipRetrieval(vision, XBertEncoder(config, add_pooling_layer=False), queue_size=4, embed_dim=12)
+    model = BlipRetrieval(vision, XBertEncoder(config, add_pooling_layer=False), queue_size=4, embed_dim=12)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "temp":
