@@ -1,6 +1,6 @@
 """Model cards from facts: the saved config, results JSON, and what only a person knows (data, licence).
 
-The card's text is `model_card_template.md`; nothing in it is typed by hand twice.
+The card's text is `model_card_template.md`; its figures come from `hycir evaluate --json` alone.
 """
 
 import json
@@ -81,7 +81,9 @@ class ModelCardFacts:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike, repo_id: str, **facts: Any) -> "ModelCardFacts":
-        """Take what a saved model's `config.json` and its `results*.json` say; `facts` say the rest.
+        """Take what a saved model's `config.json` and its results say; `facts` say the rest.
+
+        Results are the files `results*.json` that `hycir evaluate --json` wrote; others of that name are left alone.
 
         Raises:
             ValueError: If the folder holds no HyCIR model, or its results have another shape.
@@ -93,7 +95,8 @@ class ModelCardFacts:
             raise ValueError(f"Expected a HyCIR model in {folder}, but found none. Give the folder it was saved in.")
         name = config.get("encoder_name_or_path")
         facts.setdefault("base_model", name if is_hub_id(name) else None)
-        facts.setdefault("results", [result for path in sorted(folder.glob(RESULTS)) for result in read_results(path)])
+        paths = [path for path in sorted(folder.glob(RESULTS)) if _is_evaluation(_read_json(path))]
+        facts.setdefault("results", [result for path in paths for result in read_results(path)])
         return cls(
             repo_id,
             encoder_family=config["encoder_config"]["model_type"],
@@ -115,7 +118,9 @@ class ModelCardFacts:
             model_name=self.repo_id.rpartition("/")[2],
             eval_results=_eval_results(self.results) or None,
         )
-        return str(ModelCard.from_template(data, template_path=str(TEMPLATE), facts=self)) + "\n"
+        evaluation = f"\n{_evaluation(self.results)}" if self.results else ""
+        card = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=self, evaluation=evaluation)
+        return str(card).rstrip() + "\n"
 
 
 def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
@@ -124,11 +129,8 @@ def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
     Raises:
         ValueError: If it is another file, of a newer format, or holds no figures of the mapper.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
-    if not isinstance(content, dict) or content.get("format") != RESULTS_FORMAT:
+    content = _read_json(path)
+    if not _is_evaluation(content):
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(
             f"Expected evaluation results in {path}, but found {found}. Write it with `hycir evaluate --json`."
@@ -160,11 +162,32 @@ def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
     ]
 
 
+def add_results(text: str, results: Sequence[BenchmarkResult], model_name: str) -> str:
+    """Add figures to a card: `model-index` and a section. A card that has a `model-index` stays as it is."""
+    card = ModelCard(text, ignore_metadata_errors=True)
+    data: Any = card.data
+    if data.eval_results or not results:
+        return text
+    data.model_name, data.eval_results = model_name, _eval_results(results)
+    return f"{str(card).rstrip()}\n\n{_evaluation(results)}"
+
+
 def is_hub_id(name: Any) -> bool:
     """Tell whether a name reads as a Hub id, "owner/name", and is no folder here."""
     if not isinstance(name, str) or name.count("/") != 1 or name.startswith((".", "/", "~")) or "\\" in name:
         return False
     return all(name.split("/")) and not Path(name).exists()
+
+
+def _read_json(path: str | os.PathLike) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
+
+
+def _is_evaluation(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == RESULTS_FORMAT
 
 
 def _eval_results(results: Sequence[BenchmarkResult]) -> list[EvalResult]:
@@ -189,6 +212,24 @@ def _eval_results(results: Sequence[BenchmarkResult]) -> list[EvalResult]:
         for result in results
         for name, figure in result.methods[METHOD].items()
     ]
+
+
+def _evaluation(results: Sequence[BenchmarkResult]) -> str:
+    """The card's section: a table for each result, metrics by methods."""
+    lines = [
+        "## Evaluation",
+        "",
+        f"In percent, with 95% intervals. `{METHOD}` is this model; the other columns need no training and have the "
+        "same encoder.",
+    ]
+    for result in results:
+        lines += ["", f"{result.title}, {result.split}:", "", f"| | {' | '.join(result.methods)} |"]
+        lines.append("|---" * (1 + len(result.methods)) + "|")
+        for metric in result.methods[METHOD]:
+            figures = (found[metric] for found in result.methods.values())
+            cells = (f"{100 * f.mean:.1f} ({100 * f.low:.1f} to {100 * f.high:.1f})" for f in figures)
+            lines.append(f"| {metric} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _percent(fraction: float) -> float:

@@ -13,7 +13,7 @@ import torch
 import transformers
 from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_processor, random_picture
 from fake_hub import TOKEN, FakeHub
-from huggingface_hub import HfApi, constants, hf_api
+from huggingface_hub import HfApi, ModelCard, constants, hf_api
 
 from hycir_hf import HyCIRModel
 from hycir_hf.cli import main
@@ -168,6 +168,17 @@ def test_a_file_that_cannot_be_searched_is_refused(hub, folder):
     with pytest.raises(ValueError, match=r"extra\.json to be well-formed"):
         push_folder(folder, "ann/emoji")
     assert hub.repos == {}
+
+
+def test_an_evaluated_models_figures_are_in_the_pushed_card(hub, folder):
+    figure = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    results = {"format": "hycir-evaluation", "format_version": 1, "benchmark": "cirr", "split": "val"}
+    (folder / "results.json").write_text(json.dumps(results | {"results": {"mapper": {"all": {"R@1": figure}}}}))
+    (folder / "README.md").write_text("---\ntags: [mine]\n---\n\n# My model\n")
+    push_folder(folder, "ann/emoji")
+    [result] = ModelCard.load("ann/emoji").data.eval_results
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("cirr", "R@1", 25.0)
+    assert (folder / "README.md").read_text() == "---\ntags: [mine]\n---\n\n# My model\n"
 
 
 def test_special_tokens_are_no_secrets(hub, folder):

@@ -13,7 +13,7 @@ from test_evaluation_files import make_cirr, make_fashioniq
 from hycir_hf import HyCIRModel
 from hycir_hf.cli import main
 from hycir_hf.evaluation import EvaluationResults
-from hycir_hf.model_card import ModelCardFacts, is_hub_id, read_results
+from hycir_hf.model_card import ModelCardFacts, add_results, is_hub_id, read_results
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 RESULTS = {
@@ -66,6 +66,7 @@ def test_a_card_from_a_folder(tmp_path):
     model = build_model("blip", encoder_name_or_path="Salesforce/blip-itm-base-coco")
     model.save_pretrained(tmp_path)
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "results_of_another_tool.json").write_text('{"accuracy": 1}')
     (tmp_path / "results_circo.json").write_text(json.dumps(RESULTS | {"benchmark": "circo"}))
     facts = ModelCardFacts.from_folder(
         tmp_path, "ann/blip", datasets=["ann/triplets"], license="bsd-3-clause", training="L."
@@ -88,7 +89,7 @@ def test_a_card_of_a_local_encoder_names_no_path(tmp_path):
     HyCIRModel.from_encoder(tmp_path / "encoder", 1).save_pretrained(tmp_path / "model")
     text = ModelCardFacts.from_folder(tmp_path / "model", "ann/clip").render()
     assert "base_model" not in text and str(tmp_path) not in text and "1 pseudo-word token of" in text
-    assert "## Results" not in text and "## Training" not in text and "model-index" not in text
+    assert "## Evaluation" not in text and "## Training" not in text and "model-index" not in text
 
 
 def test_the_cards_code_runs(tmp_path, monkeypatch):
@@ -143,6 +144,17 @@ def test_other_results_are_refused(tmp_path, content, message):
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("text", ["---\ntags:\n- mine\n---\n\n# My model\n", "# My model\n"])
+def test_figures_are_added_to_a_card_once(tmp_path, text):
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    added = add_results(text, read_results(tmp_path / "results.json"), "model")
+    card = ModelCard(added)
+    assert card.data.model_name == "model" and card.data.eval_results[0].metric_value == 25.15
+    assert "# My model\n\n## Evaluation\n" in card.text and ("mine" in (card.data.tags or ())) == ("mine" in text)
+    assert add_results(added, read_results(tmp_path / "results.json"), "model") == added
+    assert add_results(text, [], "model") == text
 
 
 def test_damaged_results_are_refused(tmp_path):
