@@ -160,7 +160,7 @@ def test_an_evaluated_models_figures_are_in_the_pushed_card(hub, folder):
     (folder / "results.json").write_text(json.dumps(results | {"results": {"mapper": {"all": {"R@1": figure}}}}))
     (folder / "README.md").write_text("---\ntags: [mine]\n---\n\n# My model\n")
     push_folder(folder, "ann/emoji")
-    [result] = ModelCard.load("ann/emoji").data.eval_results
+    [result] = ModelCard(hub.repo("ann/emoji").files["README.md"].decode()).data.eval_results
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("cirr", "R@1", 25.0)
     assert (folder / "README.md").read_text() == "---\ntags: [mine]\n---\n\n# My model\n"
 

@@ -57,6 +57,19 @@ def test_the_emoji_data_sets_load(monkeypatch):
     assert f"{sum(map(len, variables['pictures'].values())):,} pictures" in README
 
 
+def test_the_triplets_load(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    variables: dict = {}
+    exec(block("python", '"TRIPLETS"').replace("TRIPLETS", "examples/emoji/syncir"), variables)
+    assert {name: len(variables[name]) for name in ("triplets", "images", "dropped")} == {
+        "triplets": 2200,
+        "images": 14917,
+        "dropped": 9800,
+    }
+    exec(block("python", '"examples/emoji/syncir"'), {"load_dataset": load_dataset} | variables)
+    assert set(variables["triplets"]["reference_id"]) <= set(variables["images"]["image_id"])
+
+
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     HyCIRModel.from_encoder(build_encoder("clip"), 3).save_pretrained("MODEL")
