@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import signal
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,8 @@ from hycir_hf.data import (
     read_texts,
 )
 from hycir_hf.training.objectives import mask_keywords
+
+EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 
 
 def png(seed):
@@ -141,6 +145,19 @@ def test_syncir_triplets(syncir_folder, picture_folder):
     elsewhere = open_triplets(str(syncir_folder), images=str(picture_folder))
     assert elsewhere.rows() == (references, targets)
     assert len(triplets.without(["03.png"])) == 18
+
+
+def test_syncir_triplets_without_pictures_find_those_of_their_source(tmp_path):
+    triplets = open_triplets(str(EMOJI / "syncir"))
+    rows, targets = triplets.rows()
+    assert len(rows) == len(targets) == len(triplets) > 2000
+    assert triplets.images.load(rows[0]).size == (64, 64)
+
+    shutil.copytree(EMOJI / "syncir", tmp_path / "syncir", ignore=shutil.ignore_patterns(".work"))
+    recipe = tmp_path / "syncir" / "recipe.json"
+    recipe.write_text(recipe.read_text().replace("emoji/data", "emoji/gone").replace('"../data"', '"../gone"'))
+    with pytest.raises(ValueError, match=r"gone.*found nothing there"):
+        open_triplets(str(tmp_path / "syncir"))
 
 
 def test_a_triplet_that_points_nowhere_is_named(syncir_folder, shards):

@@ -5,19 +5,22 @@
 
 The vision tower starts from the emoji CLIP's. BLIP has no layer norm before its first layer, so CLIP's is folded into
 the patch, class and position embeddings. The text decoder starts from nothing and learns the lower-cased names of the
-training split's pictures, by plain cross entropy.
+training split's pictures, by plain cross entropy. A second phase goes on with the decoder alone, on features of a few
+views of each picture, where a concept's many skin tones and genders no longer crowd out the others.
 
 Every step draws its batch from a generator seeded by the step, so a resumed run equals an uninterrupted one.
 """
 
 import argparse
 import string
+from collections import Counter
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from resumable import ResumableTraining, training_parser
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tqdm import tqdm
 from train_encoder import (
     FULL_PICTURES_FROM,
     IMAGE_MEAN,
@@ -41,6 +44,7 @@ HERE = Path(__file__).parent
 VOCABULARY = 2500
 PICTURES_PER_STEP = 192
 MEASURED_PICTURES = 1024  # for the fold of CLIP's first layer norm
+DECODER_VIEWS = 3  # of each picture, augmented once each
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -173,7 +177,7 @@ class CaptionerTraining(ResumableTraining):
         args.work.mkdir(parents=True, exist_ok=True)
         self.bf16 = args.bf16
         train = read_split(args.data, "train")
-        self.pictures = train["pictures"]
+        self.pictures, self.concepts = train["pictures"], train["concept"]
         names = [name.lower() for name in train["name"]]
         keywords = {word.lower() for words in train["keywords"] for word in words}
         self.tokenizer = train_tokenizer(sorted(keywords | set(names)))
@@ -193,25 +197,69 @@ class CaptionerTraining(ResumableTraining):
         rows = torch.randperm(len(self.pictures), generator=generator)[:PICTURES_PER_STEP]
         kept = KEPT_PATCHES if self.step < FULL_PICTURES_FROM * self.steps else None
         pictures = augment(self.pictures[rows], generator)
-        captions = self.captions[rows]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            hidden = encode_patches(self.model, pictures, kept, generator)
+        return {"loss": self.caption_loss(hidden, self.captions[rows])}
+
+    def caption_loss(self, hidden: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of captions `(B, L)`, padded, given the tower's features `(B, 1 + P, WIDTH)`."""
         is_text = captions != self.tokenizer.pad_token_id
         captions = captions[:, : int(is_text.sum(1).max())]  # (B, L)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            hidden = encode_patches(self.model, pictures, kept, generator)
             # Padding stands on the right, so the causal mask alone keeps it from the words.
             logits = self.model.text_decoder(input_ids=captions[:, :-1], encoder_hidden_states=hidden).logits
         logits = logits.float().transpose(1, 2)  # (B, vocabulary, L - 1)
-        return {"loss": F.cross_entropy(logits, captions[:, 1:], ignore_index=self.tokenizer.pad_token_id)}
+        return F.cross_entropy(logits, captions[:, 1:], ignore_index=self.tokenizer.pad_token_id)
+
+
+class DecoderTraining(ResumableTraining):
+    """The text decoder alone, on the trained tower's features; concepts drawn by the root of their number of pictures.
+
+    Args:
+        args: The command line.
+        first: The finished first phase.
+    """
+
+    label = "decoder"
+
+    def __init__(self, args: argparse.Namespace, first: CaptionerTraining) -> None:
+        work = args.work / "decoder"
+        work.mkdir(exist_ok=True)
+        self.first, self.bf16 = first, args.bf16
+        pictures_of = Counter(first.concepts)
+        self.weights = torch.tensor([pictures_of[concept] ** -0.5 for concept in first.concepts])  # (N,)
+        self.views = torch.stack([self._encode_view(args.seed + view) for view in range(DECODER_VIEWS)])
+        modules = {"decoder": first.model.text_decoder}
+        super().__init__(work, modules, args.decoder_steps, args.decoder_rate, warm_up=60, seed=args.seed)
+
+    @torch.no_grad()
+    def _encode_view(self, seed: int) -> torch.Tensor:
+        """One augmented view of every picture through the tower: `(N, 1 + 64, WIDTH)`."""
+        generator, first, encoded = torch.Generator().manual_seed(seed), self.first, []
+        first.model.eval()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            for block in tqdm(first.pictures.split(PICTURES_PER_STEP), desc="view", unit=" batches"):
+                encoded.append(encode_patches(first.model, augment(block, generator), None, generator).bfloat16())
+        return torch.cat(encoded)
+
+    def loss_terms(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """One step's cross entropy."""
+        rows = torch.multinomial(self.weights, PICTURES_PER_STEP, generator=generator)
+        views = torch.randint(DECODER_VIEWS, (PICTURES_PER_STEP,), generator=generator)
+        return {"loss": self.first.caption_loss(self.views[views, rows].float(), self.first.captions[rows])}
 
 
 def main() -> None:
     """Train, then write the captioner in half precision."""
     parser = training_parser(__doc__, name="captioner", steps=900, learning_rate=5e-4)
     parser.add_argument("--encoder", type=Path, default=HERE / "encoder", help="the emoji CLIP")
+    parser.add_argument("--decoder-steps", type=int, default=2000, help="of the second phase")
+    parser.add_argument("--decoder-rate", type=float, default=7e-4, help="its highest learning rate")
     args = parser.parse_args()
 
     training = CaptionerTraining(args)
     training.run()
+    DecoderTraining(args, training).run()
     training.model.eval().half().save_pretrained(args.output)
     images = BlipImageProcessorPil(size={"height": 64, "width": 64}, image_mean=IMAGE_MEAN, image_std=IMAGE_STD)
     BlipProcessor(images, training.tokenizer).save_pretrained(args.output)

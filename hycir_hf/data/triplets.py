@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..retrieval.sources import FolderSource, ImageSource
+from ..retrieval.sources import FolderSource, ImageSource, source_from_record
 from .images import open_images
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def open_triplets(path: str, kind: str = "auto", images: str | None = None, spli
         path (`str`): SynCir's folder or Hub id, LaSCo's JSON file, CIRR's or FashionIQ's folder.
         kind (`str`): One of `KINDS`; "auto" tells them by their files.
         images (`str`, *optional*): The pictures as `open_images` takes them; by default those that belong to the data:
-            SynCir's config "images", the folder's own pictures elsewhere.
+            SynCir's config "images" (where it holds ids alone, the source that its recipe names), the folder's own
+            pictures elsewhere.
         split (`str`, *optional*): Of SynCir's data set where there are several.
 
     Raises:
@@ -140,8 +141,18 @@ def _open_syncir(path: str, images: str | None, split: str | None) -> Triplets:
             f"(found: {loaded[name].column_names}). Rename them with dataset.rename_column(...)."
         )
     reference_ids, target_ids, texts = (list(loaded[name][column]) for column in SYNCIR_COLUMNS)
-    source = open_images(images or f"{path}:images")
+    source = open_images(images) if images else _syncir_images(Path(path))
     return Triplets([*map(str, reference_ids)], [*map(str, target_ids)], texts, source, path)
+
+
+def _syncir_images(path: Path) -> ImageSource:
+    """The pictures of SynCir's data set: its own, or, where it only names them, those it was made from."""
+    recipe = path / "recipe.json"
+    if recipe.is_file():
+        record = json.loads(recipe.read_text(encoding="utf-8"))
+        if record["settings"]["store_images"] == "reference":
+            return source_from_record(record["source_record"], path)
+    return open_images(f"{path}:images")
 
 
 def _open_lasco(path: str, images: str | None, split: str | None) -> Triplets:

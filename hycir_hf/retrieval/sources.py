@@ -202,8 +202,8 @@ def source_from_record(record: dict[str, Any], gallery_directory: Path) -> Folde
         path = os.path.normpath(gallery_directory / record["relative"])
         if not Path(path).exists():
             raise ValueError(
-                f"Expected the gallery's pictures in {record['path']}, but found nothing there. Put them back, or "
-                "index them where they lie now."
+                f"Expected the pictures in {record['path']}, but found nothing there. Put them back, or name "
+                "where they lie now."
             )
     if record["type"] == "folder":
         return FolderSource(path)
