@@ -57,6 +57,7 @@ _BLIP_NAMES = (
 _BLIP_LEFT_OUT = (
     r"^(visual_encoder_m|text_encoder_m|vision_proj_m|text_proj_m)\.|_queue$|^queue_ptr$|^temp$|position_ids$"
 )
+_BLIP_EPSILONS = (1e-6, 1e-12)  # of LAVIS' image and text encoders; transformers' default for the first is 1e-5
 
 
 def convert_checkpoint(
@@ -182,6 +183,7 @@ def _clip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> CLIPM
 def _blip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> BlipForImageTextRetrieval:
     """Build BLIP for image-text retrieval from LAVIS' weights; the trained temperature goes into the config."""
     config = _config(encoder, "blip")
+    config.vision_config.layer_norm_eps, config.text_config.layer_norm_eps = _BLIP_EPSILONS
     if "temp" in state:
         config.logit_scale_init_value = -math.log(float(state["temp"]))
     kept = {name: value for name, value in _plain(state).items() if not re.search(_BLIP_LEFT_OUT, name)}

@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .model_card import ModelCardFacts, is_hub_id
+from .model_card import ModelCardFacts, add_results, is_hub_id
 
 UPLOADED_SUFFIXES = (
     *(".json", ".jsonl", ".safetensors", ".model", ".txt", ".md", ".py"),
@@ -96,8 +96,8 @@ def push_folder(
         paths, left_out = _select(folder, source)
         contents, stripped = _clean(paths, repo_id)
         _check_has_data(folder, paths, left_out)
-        if repo_type == "model" and "README.md" not in paths:
-            contents["README.md"] = ModelCardFacts.from_folder(folder, repo_id).render().encode()
+        if repo_type == "model":
+            contents["README.md"] = _model_card(folder, repo_id, paths, contents).encode(errors="surrogateescape")
         api = HfApi(token=token)
         is_private = _ensure_repo(api, repo_id, repo_type, private)
         stale = [
@@ -131,6 +131,15 @@ def find_repo_type(folder: str | os.PathLike) -> str:
         f"Expected a saved HyCIR model (config.json) or a finished SynCir data set (recipe.json) in {folder}, but "
         "found neither. Give the folder that save_pretrained or `hycir syncir` wrote."
     )
+
+
+def _model_card(folder: Path, repo_id: str, paths: dict[str, Path], contents: dict[str, bytes]) -> str:
+    """The folder's own card, with the figures of its `results*.json` where it has none; or else a new one."""
+    if "README.md" not in paths:
+        return ModelCardFacts.from_folder(folder, repo_id).render()
+    text = (contents.get("README.md") or paths["README.md"].read_bytes()).decode(errors="surrogateescape")
+    results = ModelCardFacts.from_folder(folder, repo_id).results
+    return add_results(text, results, repo_id.rpartition("/")[2])
 
 
 def _self_contained(folder: Path, temporary: Path) -> Path:

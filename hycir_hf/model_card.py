@@ -1,10 +1,9 @@
 """Model cards from facts: the saved config, results JSON, and what only a person knows (data, licence).
 
-The card's text is `model_card_template.md`; nothing in it is typed by hand twice.
+The card's text is `model_card_template.md`; its figures come from `hycir evaluate --json` alone.
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +15,42 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it has none for composed image retrieval
 TASK = "composed-image-retrieval"
+RESULTS = "results*.json"  # a model's files of results, as `hycir evaluate --json` writes them
+RESULTS_FORMAT, RESULTS_VERSION = "hycir-evaluation", 1
+METHOD = "mapper"
+CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric's mean and its 95% interval, as fractions in [0, 1]; shown in percent."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """One benchmark's metrics.
+    """What was reached on one part of a benchmark.
 
     Args:
         benchmark (`str`): For example "cirr".
         split (`str`): For example "val".
-        metrics (`Mapping[str, float]`): Fractions in [0, 1]; shown in percent.
+        part (`str`, *optional*): For example "dress", where the benchmark has several parts.
+        methods (`Mapping[str, Mapping[str, Figure]]`): Method -> metric -> figure; `METHOD`, the model's own, and those
+            that it is compared with.
     """
 
     benchmark: str
     split: str
-    metrics: Mapping[str, float]
+    part: str | None
+    methods: Mapping[str, Mapping[str, Figure]]
+
+    @property
+    def title(self) -> str:
+        """Benchmark and part in words."""
+        return self.benchmark if self.part is None else f"{self.benchmark}, {self.part.replace('_', ' ')}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,9 @@ class ModelCardFacts:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike, repo_id: str, **facts: Any) -> "ModelCardFacts":
-        """Take what a saved model's `config.json` and `results.json` say; `facts` say the rest.
+        """Take what a saved model's `config.json` and its results say; `facts` say the rest.
+
+        Results are the files `results*.json` that `hycir evaluate --json` wrote; others of that name are left alone.
 
         Raises:
             ValueError: If the folder holds no HyCIR model, or its results have another shape.
@@ -73,8 +95,8 @@ class ModelCardFacts:
             raise ValueError(f"Expected a HyCIR model in {folder}, but found none. Give the folder it was saved in.")
         name = config.get("encoder_name_or_path")
         facts.setdefault("base_model", name if is_hub_id(name) else None)
-        if (folder / "results.json").is_file():
-            facts.setdefault("results", read_results(folder / "results.json"))
+        paths = [path for path in sorted(folder.glob(RESULTS)) if _is_evaluation(_read_json(path))]
+        facts.setdefault("results", [result for path in paths for result in read_results(path)])
         return cls(
             repo_id,
             encoder_family=config["encoder_config"]["model_type"],
@@ -96,30 +118,58 @@ class ModelCardFacts:
             model_name=self.repo_id.rpartition("/")[2],
             eval_results=_eval_results(self.results) or None,
         )
-        return str(ModelCard.from_template(data, template_path=str(TEMPLATE), facts=self)) + "\n"
+        evaluation = f"\n{_evaluation(self.results)}" if self.results else ""
+        card = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=self, evaluation=evaluation)
+        return str(card).rstrip() + "\n"
 
 
 def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
-    """Read results JSON: one `{"benchmark", "split", "metrics": {name: fraction}}`, or a list of them.
+    """Read the file that `hycir evaluate --json` wrote: one result for each part of the benchmark.
 
     Raises:
-        ValueError: If the file has another shape, or a metric is no finite number.
+        ValueError: If it is another file, of a newer format, or holds no figures of the mapper.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    results = []
-    for record in content if isinstance(content, list) else [content]:
-        metrics = record.get("metrics") if isinstance(record, dict) else None
-        if not isinstance(metrics, dict) or not {"benchmark", "split"} <= set(record):
-            found = sorted(record) if isinstance(record, dict) else type(record).__name__
-            raise ValueError(
-                f"Expected 'benchmark', 'split' and 'metrics' in {path}, but found {found}. Write it with "
-                "`hycir evaluate`."
-            )
-        wrong = [name for name, value in metrics.items() if not _is_number(value)]
-        if wrong:
-            raise ValueError(f"Expected finite numbers as metrics in {path}, but {wrong} are none. Evaluate again.")
-        results.append(BenchmarkResult(record["benchmark"], record["split"], metrics))
-    return results
+    content = _read_json(path)
+    if not _is_evaluation(content):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"Expected evaluation results in {path}, but found {found}. Write it with `hycir evaluate --json`."
+        )
+    if content["format_version"] > RESULTS_VERSION:
+        raise ValueError(
+            f"Expected results of format {RESULTS_VERSION} or older in {path}, but found {content['format_version']}. "
+            "Update hycir_hf."
+        )
+    methods = content["results"]
+    if METHOD not in methods:
+        raise ValueError(
+            f"Expected figures of the {METHOD!r} in {path}, but found those of {list(methods)}. Evaluate the model "
+            "itself: `hycir evaluate --model`."
+        )
+    parts = list(methods[METHOD])
+    return [
+        BenchmarkResult(
+            content["benchmark"],
+            content["split"],
+            part if len(parts) > 1 else None,
+            {
+                method: {metric: Figure(**figure) for metric, figure in found[part].items()}
+                for method, found in methods.items()
+                if part in found
+            },
+        )
+        for part in parts
+    ]
+
+
+def add_results(text: str, results: Sequence[BenchmarkResult], model_name: str) -> str:
+    """Add figures to a card: `model-index` and a section. A card that has a `model-index` stays as it is."""
+    card = ModelCard(text, ignore_metadata_errors=True)
+    data: Any = card.data
+    if data.eval_results or not results:
+        return text
+    data.model_name, data.eval_results = model_name, _eval_results(results)
+    return f"{str(card).rstrip()}\n\n{_evaluation(results)}"
 
 
 def is_hub_id(name: Any) -> bool:
@@ -129,23 +179,58 @@ def is_hub_id(name: Any) -> bool:
     return all(name.split("/")) and not Path(name).exists()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _read_json(path: str | os.PathLike) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
+
+
+def _is_evaluation(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == RESULTS_FORMAT
 
 
 def _eval_results(results: Sequence[BenchmarkResult]) -> list[EvalResult]:
-    """The Hub's `model-index` entries, in percent."""
+    """The Hub's `model-index` entries of the model's own method, in percent; intervals as the metric's arguments."""
     return [
         EvalResult(
             task_type=TASK,
             task_name="Composed image retrieval",
             dataset_type=result.benchmark,
-            dataset_name=result.benchmark,
+            dataset_name=result.title,
+            dataset_config=result.part,
             dataset_split=result.split,
             metric_type=name,
             metric_name=name,
-            metric_value=round(100 * value, 2),
+            metric_value=_percent(figure.mean),
+            metric_args={
+                "confidence_level": CONFIDENCE_LEVEL,
+                "low": _percent(figure.low),
+                "high": _percent(figure.high),
+            },
         )
         for result in results
-        for name, value in result.metrics.items()
+        for name, figure in result.methods[METHOD].items()
     ]
+
+
+def _evaluation(results: Sequence[BenchmarkResult]) -> str:
+    """The card's section: a table for each result, metrics by methods."""
+    lines = [
+        "## Evaluation",
+        "",
+        f"In percent, with 95% intervals. `{METHOD}` is this model; the other columns need no training and have the "
+        "same encoder.",
+    ]
+    for result in results:
+        lines += ["", f"{result.title}, {result.split}:", "", f"| | {' | '.join(result.methods)} |"]
+        lines.append("|---" * (1 + len(result.methods)) + "|")
+        for metric in result.methods[METHOD]:
+            figures = (found[metric] for found in result.methods.values())
+            cells = (f"{100 * f.mean:.1f} ({100 * f.low:.1f} to {100 * f.high:.1f})" for f in figures)
+            lines.append(f"| {metric} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, 2)

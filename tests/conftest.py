@@ -10,8 +10,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from fake_hub import TOKEN, FakeHub
+from huggingface_hub import constants, hf_api
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -214,3 +217,19 @@ def syncir_folder(tmp_path_factory, picture_folder):
 def count_parameters(model, processor, factor=1):
     """A validation for the trainer's tests."""
     return {"parameters": factor * sum(parameter.numel() for parameter in model.mapper.parameters())}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on the loopback address, which `huggingface_hub`'s client and transformers take for the Hub."""
+    with FakeHub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        # The clients that huggingface_hub's functions and transformers share, made before this test or not.
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        monkeypatch.setattr(transformers.utils.hub.hf_api(), "endpoint", server.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the loopback Hub speaks LFS alone
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

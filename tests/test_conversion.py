@@ -3,10 +3,12 @@
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import IMAGE_SIZE, build_image_processor, build_tokenizer, random_picture
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
@@ -17,6 +19,7 @@ from hycir_hf.conversion import convert_checkpoint, find_layout
 
 WIDTH, JOINT, HEADS, PATCH, LENGTH, VOCAB = 128, 24, 2, 8, 77, 120  # OpenAI's CLIP has one head for each 64 dimensions
 PICTURE = random_picture(3)
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def save_encoder(folder, encoder):
@@ -353,6 +356,24 @@ def test_lavis_blip_retrieval(tmp_path, blip_folder, wrapped):
     torch.testing.assert_close(text, F.normalize(lavis_text(state, inputs["input_ids"], eps)), atol=1e-5, rtol=0)
     assert float(model.logit_scale) == pytest.approx(1 / 0.02)
     assert model.config.num_pseudo_tokens == 4 and isinstance(AutoModel.from_pretrained(tmp_path / "hycir"), HyCIRModel)
+
+
+def test_lavis_own_outputs(tmp_path):
+    """A checkpoint and features that salesforce-lavis wrote itself; tests/golden/README.md says how."""
+    layers = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = dict(**layers, vocab_size=60, encoder_hidden_size=16, max_position_embeddings=35)
+    text |= {"bos_token_id": 58, "pad_token_id": 0, "sep_token_id": 59, "eos_token_id": 59}
+    vision = dict(**layers, image_size=32, patch_size=16)
+    config = BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=12, projection_dim=12)
+    encoder = save_encoder(tmp_path / "encoder", BlipForImageTextRetrieval(config))
+    assert convert_checkpoint(GOLDEN / "lavis_blip_retrieval.pth", tmp_path / "hycir", encoder) == "blip"
+    model, golden = load(tmp_path / "hycir")[0], load_file(GOLDEN / "lavis_blip_features.safetensors")
+    with torch.no_grad():
+        image = model.get_image_features(pixel_values=golden["pixel_values"])
+        text = model.get_text_features(golden["input_ids"], golden["attention_mask"])
+    torch.testing.assert_close(image, golden["image_features"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(text, golden["text_features"], atol=1e-5, rtol=0)
+    assert float(model.logit_scale) == pytest.approx(1 / 0.02)
 
 
 class Runs:

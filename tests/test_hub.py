@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import transformers
 from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_processor, random_picture
-from fake_hub import TOKEN, FakeHub
-from huggingface_hub import HfApi, constants, hf_api
+from fake_hub import TOKEN
+from huggingface_hub import HfApi, ModelCard
 
 from hycir_hf import HyCIRModel
 from hycir_hf.cli import main
@@ -40,21 +39,6 @@ with torch.no_grad():
     found = [model.get_composed_features(**inputs), model.get_image_features(inputs["pixel_values"])]
 torch.save([found, model.state_dict()], features)
 """
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with FakeHub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        # The clients that huggingface_hub's functions and transformers share, made before this test or not.
-        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
-        monkeypatch.setattr(transformers.utils.hub.hf_api(), "endpoint", server.url)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the loopback Hub speaks LFS alone
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 def run_python(hub, tmp_path, code, *arguments):
@@ -168,6 +152,17 @@ def test_a_file_that_cannot_be_searched_is_refused(hub, folder):
     with pytest.raises(ValueError, match=r"extra\.json to be well-formed"):
         push_folder(folder, "ann/emoji")
     assert hub.repos == {}
+
+
+def test_an_evaluated_models_figures_are_in_the_pushed_card(hub, folder):
+    figure = {"mean": 0.25, "low": 0.2, "high": 0.3}
+    results = {"format": "hycir-evaluation", "format_version": 1, "benchmark": "cirr", "split": "val"}
+    (folder / "results.json").write_text(json.dumps(results | {"results": {"mapper": {"all": {"R@1": figure}}}}))
+    (folder / "README.md").write_text("---\ntags: [mine]\n---\n\n# My model\n")
+    push_folder(folder, "ann/emoji")
+    [result] = ModelCard(hub.repo("ann/emoji").files["README.md"].decode()).data.eval_results
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("cirr", "R@1", 25.0)
+    assert (folder / "README.md").read_text() == "---\ntags: [mine]\n---\n\n# My model\n"
 
 
 def test_special_tokens_are_no_secrets(hub, folder):

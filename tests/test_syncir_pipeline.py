@@ -507,6 +507,21 @@ def test_card_and_report_say_how_it_was_made(folder, tmp_path, small_blocks):
     assert report.count('class="triplet"') == 40 and "<svg" in report and "threshold 0.5" in report
 
 
+def test_the_card_says_whose_pictures_and_how_many(folder, tmp_path, small_blocks):
+    recipe = run(folder, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other"
+    assert f"Pictures: they keep those of their source, `{recipe['source']}`. " in card
+    assert "query texts from the LLM `echo`" in card
+    rows = {name: load_dataset(str(tmp_path / "out"), name, split="train").num_rows for name in ("triplets", "images")}
+    assert all(f"| `{name}` | {count:,} |" in card for name, count in rows.items())
+    given = "CC BY 4.0, see https://licences.example/by?version=4"
+    run(folder, tmp_path / "given", images_license=given)
+    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+    refilter(tmp_path / "given", {"similarity": 0.6})
+    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+
+
 def test_nothing_that_is_written_names_this_machine_or_a_secret(folder, tmp_path, small_blocks, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with FakeLLM() as server:

@@ -27,6 +27,11 @@ THRESHOLD = 0.62
 # The captioner is wrong about four pictures in ten: the encoder must agree that the caption fits its picture, and that
 # the query text fits the target at least as well as the reference.
 CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.77, 0.0
+IMAGES_LICENSE = (
+    "by vendor, the first part of `image_id`: noto and noto-v1 (Google) Apache-2.0; openmoji (OpenMoji project) "
+    "CC BY-SA 4.0; fluent-3d and fluent-flat (Microsoft) MIT; emojione (Emoji One, version 2) CC BY 4.0; packages and "
+    "authors in `examples/emoji/data/README.md`"
+)
 # What emoji captions look like, and how short a query text may be; of training concepts.
 EXAMPLES = [
     ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
@@ -73,6 +78,7 @@ def main() -> None:
         query_threshold=args.query_threshold,
         max_pairs=args.max_pairs,
         store_images="reference",
+        images_license=IMAGES_LICENSE,
         note=args.note,
         num_workers=0,
         seed=args.seed,

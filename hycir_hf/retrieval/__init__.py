@@ -7,9 +7,11 @@ ranking.py   whole galleries ranked for many queries at once: what benchmarks ne
 sources.py   where a gallery's images lie: a folder or a `datasets` path
 indexing.py  encoding a source into a gallery, resumable
 searching.py composed search: reference images and a text against a gallery
+columns.py   features of a data set's columns, for `dataset.map`
 milvus.py    a gallery in a vector database (extra `milvus`; not imported from here)
 """
 
+from .columns import ColumnEncoder
 from .gallery import Gallery
 from .indexing import IndexReport, index_images
 from .ranking import rank_candidates, rank_gallery
@@ -18,6 +20,7 @@ from .searching import References, open_gallery_pictures, read_references, searc
 from .sources import DatasetSource, FileSource, FolderSource, ImageSource, open_source
 
 __all__ = [
+    "ColumnEncoder",
     "DatasetSource",
     "FileSource",
     "FolderSource",

@@ -42,6 +42,8 @@ class SynCirConfig:
         store_images (`str`): "embed" (each picture's file once) or "reference" (ids only; they stay where they are).
         batch_size (`int`): Images, or texts, at once.
         num_workers (`int`): Processes that decode images.
+        images_license (`str`, *optional*): Licences of the pictures, in words; by default the card says that they keep
+            those of their source.
         note (`str`, *optional*): What a reader of the triplets found, shown on card and report.
         seed (`int`): Of the approximate neighbour index and of the examples shown.
     """
@@ -73,6 +75,7 @@ class SynCirConfig:
     store_images: str = "embed"
     batch_size: int = 64
     num_workers: int = 2
+    images_license: str | None = None
     note: str | None = None
     seed: int = 0
 

@@ -39,6 +39,7 @@ STAGES = ("features", "pairs", "captions", "query_texts")
 """Stages that a run can end after; the filter and the output follow."""
 
 _SHARED_STAGES = ("features", "captions", "query_texts")
+_PROSE = ("images_license", "note")  # settings that are no name or path
 _METHOD = 1  # raise it where the same answers would give other triplets
 _BATCHES_A_BLOCK = 8
 _RUN_ONLY = ("concurrency", "timeout", "max_attempts", "num_workers")  # settings that cannot change the result
@@ -580,7 +581,10 @@ class SynCirRun:
     def _public_settings(self) -> dict[str, Any]:
         """The settings without folders of this machine, without secrets, and without what cannot change the result."""
         settings = {name: value for name, value in self.config.to_dict().items() if name not in _RUN_ONLY}
-        return {name: public_path(value) if isinstance(value, str) else value for name, value in settings.items()}
+        return {
+            name: public_path(value) if isinstance(value, str) and name not in _PROSE else value
+            for name, value in settings.items()
+        }
 
     @property
     def _key(self) -> str:

@@ -96,12 +96,15 @@ def render_card(
         f"| {kept['similarity'][row]:.3f} |"
         for number, row in enumerate(examples)
     )
+    is_embedded = settings["store_images"] == "embed"
+    stored = "each image once" if is_embedded else "each image's id once"
     pictures = (
         "The pictures are stored once, in `images`; triplets name them by `image_id`."
-        if settings["store_images"] == "embed"
+        if is_embedded
         else f"The pictures themselves are not in here: `image_id` names them in `{recipe['source']}`."
     )
     note = f"\n{settings['note']}\n" if settings["note"] else ""
+    licences = settings.get("images_license") or f"they keep those of their source, `{recipe['source']}`"
     versions = ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
     parts = (("triplets", kept), ("dropped", result.dropped))  # a part without rows has no file
     names = [*(name for name, part in parts if part["triplet_id"]), "images"]
@@ -115,6 +118,7 @@ def render_card(
     return f"""---
 configs:
 {configs}
+license: other
 tags: [composed-image-retrieval, synthetic]
 size_categories: [{_size_category(len(kept["triplet_id"]))}]
 ---
@@ -133,6 +137,17 @@ images = load_dataset("PATH", "images", split="train")
 dropped = load_dataset("PATH", "dropped", split="train")  # with reason and scores
 ```
 
+| config | rows | what |
+|---|---|---|
+| `triplets` | {len(kept["triplet_id"]):,} | ids of both images, query text, both captions, scores, the LLM's answer |
+| `images` | {_num_images(recipe):,} | {stored}, with its caption |
+| `dropped` | {len(result.dropped["triplet_id"]):,} | what the filter left out, with the reason |
+
+## Licences
+
+Pictures: {licences}. Captions are from {recipe["captions_by"]}, query texts from the LLM `{recipe["generator"]}`; the
+terms of both hold for what they wrote.
+
 ## How it was made
 
 | | |
@@ -141,7 +156,7 @@ dropped = load_dataset("PATH", "dropped", split="train")  # with reason and scor
 | pair extraction | `{settings["image_encoder"]}`, similarity below {settings["max_similarity"]:g}, gap above \
 {settings["min_similarity_gap"]:g}, {settings["group_size"]} images a subgroup |
 | captions | {recipe["captions_by"]} |
-| query texts | `{recipe["generator"]}`, prompt `{settings["prompt"]}` |
+| query texts | LLM `{recipe["generator"]}`, prompt `{settings["prompt"]}` |
 | filter | `{settings["sentence_encoder"]}` |
 | seed | {settings["seed"]} |
 | versions | {versions} |
@@ -164,6 +179,10 @@ dropped = load_dataset("PATH", "dropped", split="train")  # with reason and scor
 |---|---|---|---|
 {shown}
 """
+
+
+def _num_images(recipe: dict[str, Any]) -> int:
+    return recipe["counts"]["images"] - recipe["counts"].get("unreadable_images", 0)
 
 
 def render_report(result: FilterResult, recipe: dict[str, Any], load_picture: Callable[[str], Any]) -> str:
