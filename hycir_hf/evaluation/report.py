@@ -7,6 +7,7 @@ from ..processing_hycir import load_image
 from ..search_page import PageQuery, PageResult, PageTable, render_search_page
 from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
 from .evaluating import Evaluation, PartRankings
+from .pictures import open_picture
 from .results import Difference, EvaluationResults
 
 NUM_SHOWN = 10  # wins, and losses, of each part with pictures
@@ -142,7 +143,7 @@ def _query_table(part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]])
 
 def _picture(data: BenchmarkData, id_: str) -> Any:
     picture = data.pictures.get(id_)
-    return None if picture is None else load_image(picture)
+    return None if picture is None else load_image(open_picture(picture))
 
 
 def _shown_rank(rank: int | None, depth: int) -> str:
