@@ -230,8 +230,8 @@ class BenchmarkData:
         benchmark (`Benchmark`): The specification.
         split (`str`): One of its splits.
         parts (`Sequence[BenchmarkPart]`): At least one.
-        pictures (`Mapping[str, Any]`): Image id -> path, bytes or `PictureRegion`; empty where the pictures were not
-            asked for.
+        pictures (`Mapping[str, Any]`): Image id -> path, `PictureRegion`, or a record with "bytes" and "name"; empty
+            where the pictures were not asked for.
         missing_ids (`Sequence[str]`): Images left out since they are not there.
         num_dropped_queries (`int`): Queries left out with them.
     """

@@ -46,12 +46,18 @@ class PictureRegion:
 
 
 def open_picture(picture: Any) -> Any:
-    """A region as a picture; a path or bytes as they are, since the processor takes them."""
+    """A region as a picture; a path or a record as it is, since the processor takes it."""
     return picture.load() if isinstance(picture, PictureRegion) else picture
 
 
 def path_of(picture: Any) -> Path | None:
-    """The file that a picture lies in; None for bytes."""
+    """The file that a picture lies in; None for a record."""
     if isinstance(picture, PictureRegion):
         return picture.path
     return picture if isinstance(picture, Path) else None
+
+
+def name_of(picture: Any, id_: str) -> str:
+    """What a reader calls a picture: its record's name, or the end of its id."""
+    name = picture.get("name") if isinstance(picture, dict) else None
+    return name or id_.rpartition("/")[2]

@@ -327,7 +327,9 @@ def _read_emoji(directory: Path, split: str, benchmark: Benchmark, with_pictures
                 if (second := by_name.get(drawn[query["reference_id"]]["name"])) is not None
             ]
             parts.append(BenchmarkPart(name + _TWO_REFERENCES, with_second, gallery_ids))
-    return parts, {id_: row["image"]["bytes"] for id_, row in drawn.items()} if with_pictures else {}
+    if not with_pictures:
+        return parts, {}
+    return parts, {id_: {"bytes": row["image"]["bytes"], "name": row["name"]} for id_, row in drawn.items()}
 
 
 _READERS: Mapping[str, Callable[[Path, str, Benchmark, bool], _Read]] = {
