@@ -227,7 +227,7 @@ color:var(--on-good);font-size:.75rem;font-weight:600}
 .note{margin:1rem 0 0;font-size:.9rem}
 .figures{overflow-x:auto}table{border-collapse:collapse;width:100%}
 caption{text-align:left;font-weight:600;padding-bottom:.5rem}
-th,td{padding:.4rem .75rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
+th,td{padding:.4rem .45rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
 th:first-child{text-align:left;font-weight:500;padding-left:0}thead th{color:var(--soft);font-weight:600}
 tbody tr:last-child>*{border-bottom:0}
 footer{padding-top:.5rem;padding-bottom:2.5rem;font-size:.85rem}

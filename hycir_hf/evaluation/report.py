@@ -84,7 +84,7 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
         ranks = {name: first_ranks(part, evaluation.rankings[name][part.name]) for name in (first, second)}
         rankings = {name: evaluation.rankings[name][part.name] for name in (first, second)}
         queries += _wins_and_losses(data, part, rankings, ranks)
-        every_query.append(_query_table(part, ranks))
+        every_query.append(_query_table(data, part, ranks))
         counts.append([part_title(part.name), *_count_wins(*ranks.values())])
     intro = (
         f"{data.benchmark.title}, {data.split}. Below the figures: for each part, the queries in which “{first}” gains "
@@ -178,13 +178,14 @@ def _page_results(data: BenchmarkData, query: Mapping[str, Any], rankings: PartR
     return [PageResult(id_, score, _picture(data, id_), id_ in targets, _name(data, id_)) for id_, score in best]
 
 
-def _query_table(part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]]) -> PageTable:
-    rows = [
-        [query["query_id"], query["query_text"], *(str(ranked[row] or "–") for ranked in ranks.values())]
-        for row, query in enumerate(part.queries[:_MAX_ROWS])
-    ]
+def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]]) -> PageTable:
+    rows = []
+    for row, query in enumerate(part.queries[:_MAX_ROWS]):
+        names = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
+        found = [str(ranked[row] or "–") for ranked in ranks.values()]
+        rows.append([f"{names} + “{query['query_text']}”", *found, query["query_id"]])
     caption = f"Every query of {part_title(part.name)}: rank of the first target (–: beyond the ranking)"
-    return PageTable(caption, ["query", "text", *ranks], rows)
+    return PageTable(caption, ["reference and text", *ranks, "query"], rows)
 
 
 def _picture(data: BenchmarkData, id_: str) -> Any:
