@@ -482,6 +482,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--captioner", metavar="C", help="captioning model, for cirevl: folder or Hub id")
     parser.add_argument("--llm", metavar="L", help="for cirevl: a model in this process, or the endpoint's name of one")
     parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible endpoint that answers for --llm")
+    parser.add_argument("--llm-prompt", metavar="FILE", help="text with {caption} and {text} that the LLM is asked")
     parser.add_argument("--answers", metavar="DIR", help="where the LLM's answers are kept (.cache/cirevl)")
     parser.add_argument("--pair", nargs=2, metavar="N", help="methods whose wins and losses --html shows")
     parser.add_argument("--submission", metavar="DIR", help="write the test server's files there, checked")
@@ -493,13 +494,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
 
 
-_METHOD_OPTIONS = ("combiner", "captioner", "llm", "base_url", "answers")
+_METHOD_OPTIONS = ("combiner", "captioner", "llm", "base_url", "llm_prompt", "answers")
 
 
 def _further_methods(args: argparse.Namespace) -> dict[str, Callable[[Any, Any, Any], Any]]:
     """How to load the methods that need a model of their own, of those whose options were given."""
-    if bool(args.captioner) != bool(args.llm) or ((args.base_url or args.answers) and not args.llm):
-        args.parser.error("cirevl needs --captioner and --llm; --base-url and --answers go with them")
+    if bool(args.captioner) != bool(args.llm) or ((args.base_url or args.llm_prompt or args.answers) and not args.llm):
+        args.parser.error("cirevl needs --captioner and --llm; --base-url, --llm-prompt and --answers go with them")
     found: dict[str, Callable[[Any, Any, Any], Any]] = {}
     if args.combiner:
         found["combiner"] = lambda model, processor, data: _load_combiner(args.combiner, model, processor)
@@ -522,7 +523,7 @@ def _load_combiner(path: str, model: Any, processor: Any) -> Any:
 
 
 def _load_cirevl(args: argparse.Namespace, model: Any, processor: Any, data: Any) -> Any:
-    from .evaluation import language_method
+    from .evaluation import CIREVL_PROMPT, language_method
     from .syncir import ChatGenerator, LocalGenerator, answer_prompts
     from .syncir.models import load_captioner
 
@@ -533,12 +534,14 @@ def _load_cirevl(args: argparse.Namespace, model: Any, processor: Any, data: Any
     else:
         generator = LocalGenerator.from_pretrained(args.llm, device, max_new_tokens=60)
     answers = Path(args.answers or ".cache/cirevl")
+    prompt = Path(args.llm_prompt).read_text(encoding="utf-8") if args.llm_prompt else CIREVL_PROMPT
     return language_method(
         model,
         processor,
         data.pictures,
         load_captioner(args.captioner, device),
         lambda prompts: answer_prompts(generator, prompts, answers),
+        prompt,
     )
 
 

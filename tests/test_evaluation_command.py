@@ -132,6 +132,19 @@ def test_the_endpoint_sees_the_caption_and_its_answer_is_what_is_looked_for(eval
     assert found[0] == names[int(scores.argmax())]
 
 
+def test_a_prompt_of_ones_own(evaluate, tmp_path, capsys):
+    path = tmp_path / "prompt.txt"
+    path.write_text("{text} of {caption} as {json}")
+    with FakeLLM() as server:
+        options = ["--captioner", CAPTIONER, "--llm", "m", "--base-url", server.url, "--methods", "cirevl"]
+        assert main([*evaluate, *options, "--llm-prompt", str(path)]) == 0
+        asked = [request["messages"][0]["content"] for request in server.requests]
+        path.write_text("{text} alone")
+        assert main([*evaluate, *options, "--llm-prompt", str(path)]) == 1
+    assert all(prompt.startswith("make it night of ") and prompt.endswith(" as {json}") for prompt in asked)
+    assert "['{caption}'] are not in it" in capsys.readouterr().err
+
+
 def test_cirevl_by_a_model_in_this_process(evaluate, tmp_path, capsys):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE

@@ -16,6 +16,7 @@ from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, Sub
 from .command import run_comparison, run_evaluation, run_scoring
 from .evaluating import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
+    CIREVL_PROMPT,
     MAPPER,
     TRAINING_FREE,
     Method,
@@ -38,6 +39,7 @@ from .submissions import read_rankings, score_rankings, write_submission
 
 __all__ = [
     "BENCHMARKS",
+    "CIREVL_PROMPT",
     "EMOJI_VENDORS",
     "MAPPER",
     "TRAINING_FREE",

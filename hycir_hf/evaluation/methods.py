@@ -206,7 +206,13 @@ def language_method(
         caption (`Callable`): PIL pictures -> captions.
         generate (`Callable`): Prompts -> a language model's replies.
         prompt (`str`): Template with {caption} and {text}.
+
+    Raises:
+        ValueError: If the prompt lacks one of them.
     """
+    missing = [name for name in ("{caption}", "{text}") if name not in prompt]
+    if missing:
+        raise ValueError(f"Expected a prompt with {{caption}} and {{text}}, but {missing} are not in it. Add them.")
     captions: dict[str, str] = {}
 
     def caption_all(id_rows: Sequence[list[str]]) -> list[str]:
@@ -253,7 +259,10 @@ def caption_features(
         ValueError: If a callable returns another number of texts than it got.
     """
     captions = _checked(caption(reference_images), len(query_texts), "captions")
-    prompts = [prompt.format(caption=one, text=text) for one, text in zip(captions, query_texts, strict=True)]
+    prompts = [
+        prompt.replace("{caption}", one).replace("{text}", text)
+        for one, text in zip(captions, query_texts, strict=True)
+    ]
     rewritten = [" ".join(reply.split()) for reply in _checked(generate(prompts), len(prompts), "replies")]
     return encode_text(rewritten), rewritten
 
