@@ -111,7 +111,7 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
         settings["encoder"] = place.encoder
     if run.triplets == UNFILTERED:
         settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
-        settings["triplets"] = str(write_unfiltered(settings["triplets"], place.work / "unfiltered"))
+        settings["triplets"] = str(write_unfiltered(settings["triplets"], place.runs / "unfiltered"))
     elif run.triplets == LASCO:
         settings |= {"triplets": place.lasco, "triplet_kind": "lasco", "triplet_images": place.lasco_images}
     sources = {"unlabeled": settings["unlabeled"], "triplet": settings.get("triplet_images") or settings["triplets"]}
