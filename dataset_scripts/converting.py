@@ -1,12 +1,13 @@
 """What the converters share: from an official folder to Parquet files with a card that names the configs."""
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
 
-from hycir_hf.evaluation import BENCHMARKS, BenchmarkData, read_benchmark
+from hycir_hf.evaluation import BENCHMARKS, BenchmarkData, PictureRegion, read_benchmark
 from hycir_hf.schemas import GALLERY, QUERY
 
 QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
@@ -20,13 +21,29 @@ def query_rows(data: BenchmarkData) -> list[dict[str, Any]]:
 
 def gallery_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
     """List all parts' gallery pictures, by path or, with `embed`, with their bytes."""
-    rows = []
+    return [picture_row(data, id_, part.name, embed) for part in data.parts for id_ in part.gallery_ids]
+
+
+def reference_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
+    """List the references that no gallery holds: COCO's regions, ImageNet's photographs."""
+    rows = {}
     for part in data.parts:
-        for id_ in part.gallery_ids:
-            path = Path(data.pictures[id_]).resolve()
-            image = {"bytes": path.read_bytes() if embed else None, "path": str(path)}
-            rows.append({"image_id": id_, "image": image, "name": "", "vendor": "", "concept": "", "part": part.name})
-    return rows
+        outside = {query["reference_id"] for query in part.queries} - set(part.gallery_ids)
+        rows |= {id_: picture_row(data, id_, "", embed) for id_ in sorted(outside)}
+    return list(rows.values())
+
+
+def picture_row(data: BenchmarkData, id_: str, part_name: str, embed: bool) -> dict[str, Any]:
+    """One picture in the GALLERY schema; a region of a picture is cut out and embedded."""
+    picture = data.pictures[id_]
+    if isinstance(picture, PictureRegion):
+        buffer = io.BytesIO()
+        picture.load().save(buffer, "PNG")
+        image = {"bytes": buffer.getvalue(), "path": None}
+    else:
+        path = Path(picture).resolve()
+        image = {"bytes": path.read_bytes() if embed else None, "path": str(path)}
+    return {"image_id": id_, "image": image, "name": "", "vendor": "", "concept": "", "part": part_name}
 
 
 def convert(name: str, directory: Path, output: Path, allow_missing: bool = False, embed: bool = False) -> None:
@@ -42,14 +59,14 @@ def convert(name: str, directory: Path, output: Path, allow_missing: bool = Fals
     splits = BENCHMARKS[name].splits
     for split in splits:
         data = read_benchmark(name, directory, split, allow_missing=allow_missing)
-        for config, rows, features in (
-            ("queries", query_rows(data), QUERIES),
-            ("gallery", gallery_rows(data, embed), PICTURES),
-        ):
+        tables = {"queries": (query_rows(data), QUERIES), "gallery": (gallery_rows(data, embed), PICTURES)}
+        if references := reference_rows(data, embed):
+            tables["references"] = (references, PICTURES)
+        for config, (rows, features) in tables.items():
             (output / config).mkdir(parents=True, exist_ok=True)
             Dataset.from_list(rows, features=features).to_parquet(output / config / f"{split}.parquet")
     lines = ["---", f"pretty_name: {BENCHMARKS[name].title}", "tags: [composed-image-retrieval]", "configs:"]
-    for config in ("queries", "gallery"):
+    for config in tables:
         lines += [f"- config_name: {config}", *(["  default: true"] if config == "queries" else []), "  data_files:"]
         lines += [f"  - {{split: {split}, path: {config}/{split}.parquet}}" for split in splits]
     (output / "README.md").write_text("\n".join([*lines, "---", "", f"# {BENCHMARKS[name].title}", ""]))
@@ -70,4 +87,4 @@ def main(name: str, description: str) -> None:
         convert(getattr(args, "protocol", name), args.directory, args.output, args.allow_missing, args.embed)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{name}: error: {error}") from error
-    print(f"{args.output}: load_dataset({str(args.output)!r}, 'queries') or 'gallery'")
+    print(f"{args.output}: load_dataset({str(args.output)!r}, 'queries'), 'gallery' ...")

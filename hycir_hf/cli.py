@@ -466,10 +466,25 @@ def _confirm(question: str) -> bool:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="HyCIR model: folder or Hub id")
-    parser.add_argument("--benchmark", metavar="B", help="cirr, circo, fashioniq[-union][-joined] or emoji")
+    parser.add_argument(
+        "--benchmark", metavar="B", help="cirr, circo, fashioniq[-union][-joined], genecis, coco, imagenet or emoji"
+    )
     parser.add_argument("--data", metavar="DIR", help="the benchmark's official folder")
     parser.add_argument("--split", metavar="S", help="val by default; cirr: test1, circo and emoji: test")
     parser.add_argument("--part", action="append", metavar="P", help="only this part (dress, heldout_vendor ...)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="N",
+        help="'image only', 'text only', 'image + text', slerp, mapper, combiner, cirevl",
+    )
+    parser.add_argument("--combiner", metavar="DIR", help="trained combiner (objective: combiner), for that method")
+    parser.add_argument("--captioner", metavar="C", help="captioning model, for cirevl: folder or Hub id")
+    parser.add_argument("--llm", metavar="L", help="for cirevl: a model in this process, or the endpoint's name of one")
+    parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible endpoint that answers for --llm")
+    parser.add_argument("--llm-prompt", metavar="FILE", help="text with {caption} and {text} that the LLM is asked")
+    parser.add_argument("--answers", metavar="DIR", help="where the LLM's answers are kept (.cache/cirevl)")
+    parser.add_argument("--pair", nargs=2, metavar="N", help="methods whose wins and losses --html shows")
     parser.add_argument("--submission", metavar="DIR", help="write the test server's files there, checked")
     parser.add_argument("--predictions", action="append", metavar="FILE", help="score rankings instead of a model")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two --json files, each as PATH[:METHOD]")
@@ -479,16 +494,68 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
 
 
+_METHOD_OPTIONS = ("combiner", "captioner", "llm", "base_url", "llm_prompt", "answers")
+
+
+def _further_methods(args: argparse.Namespace) -> dict[str, Callable[[Any, Any, Any], Any]]:
+    """How to load the methods that need a model of their own, of those whose options were given."""
+    if bool(args.captioner) != bool(args.llm) or ((args.base_url or args.llm_prompt or args.answers) and not args.llm):
+        args.parser.error("cirevl needs --captioner and --llm; --base-url, --llm-prompt and --answers go with them")
+    found: dict[str, Callable[[Any, Any, Any], Any]] = {}
+    if args.combiner:
+        found["combiner"] = lambda model, processor, data: _load_combiner(args.combiner, model, processor)
+    if args.llm:
+        found["cirevl"] = lambda model, processor, data: _load_cirevl(args, model, processor, data)
+    return found
+
+
+def _load_combiner(path: str, model: Any, processor: Any) -> Any:
+    from .evaluation import combiner_method
+    from .training import CombinerHead
+
+    head = CombinerHead.from_pretrained(path).eval().to(model.device)
+    if head.feature_size != model.config.feature_size:
+        raise ValueError(
+            f"Expected a combiner of width {model.config.feature_size}, the model's, but {path} has "
+            f"{head.feature_size}. Give the one that was trained on this encoder."
+        )
+    return combiner_method(model, processor, head)
+
+
+def _load_cirevl(args: argparse.Namespace, model: Any, processor: Any, data: Any) -> Any:
+    from .evaluation import CIREVL_PROMPT, language_method
+    from .syncir import ChatGenerator, LocalGenerator, answer_prompts
+    from .syncir.models import load_captioner
+
+    device = str(model.device)
+    generator: Any
+    if args.base_url:
+        generator = ChatGenerator(args.llm, args.base_url, temperature=0.0, max_tokens=60)
+    else:
+        generator = LocalGenerator.from_pretrained(args.llm, device, max_new_tokens=60)
+    answers = Path(args.answers or ".cache/cirevl")
+    prompt = Path(args.llm_prompt).read_text(encoding="utf-8") if args.llm_prompt else CIREVL_PROMPT
+    return language_method(
+        model,
+        processor,
+        data.pictures,
+        load_captioner(args.captioner, device),
+        lambda prompts: answer_prompts(generator, prompts, answers),
+        prompt,
+    )
+
+
 def _run_evaluate(args: argparse.Namespace) -> None:
     from .evaluation import run_comparison, run_evaluation, run_scoring
 
     ways = [name for name in ("model", "predictions", "compare") if getattr(args, name)]
     if len(ways) != 1:
         args.parser.error(f"expected one of --model, --predictions and --compare, found {ways or 'none'}")
+    with_model = ("part", "submission", "html", "allow_missing", "device", "methods", "pair", *_METHOD_OPTIONS)
     unused = {
         "model": (),
-        "predictions": ("part", "submission", "html", "allow_missing", "device"),
-        "compare": ("benchmark", "data", "split", "part", "submission", "html", "allow_missing", "device"),
+        "predictions": with_model,
+        "compare": ("benchmark", "data", "split", *with_model),
     }[ways[0]]
     needless = [name for name in unused if getattr(args, name)]
     if needless:
@@ -508,6 +575,9 @@ def _run_evaluate(args: argparse.Namespace) -> None:
             args.data,
             args.split,
             part_names=args.part,
+            methods=args.methods,
+            further_methods=_further_methods(args),
+            pair=args.pair,
             submission=args.submission,
             html=args.html,
             json_path=args.json,
@@ -605,6 +675,8 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         "Evaluate a model, or any system's files of rankings, on a benchmark; compare two results.",
         "  hycir evaluate --model path/to/model --benchmark cirr --data cirr_dataset --json results.json\n"
         "  hycir evaluate --model path/to/model --benchmark circo --data CIRCO --split test --submission files\n"
+        "  hycir evaluate --model path/to/model --benchmark cirr --data cirr_dataset --methods mapper cirevl "
+        "--captioner Salesforce/blip-image-captioning-base --llm NAME --base-url http://127.0.0.1:8000/v1\n"
         "  hycir evaluate --predictions recall.json --benchmark cirr --data cirr_dataset\n"
         "  hycir evaluate --compare results.json:mapper 'results.json:image + text'",
         _add_evaluate,

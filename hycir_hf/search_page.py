@@ -43,6 +43,9 @@ class PageQuery:
         results (`Sequence[PageResult]`): Best first.
         note (`str`): A line below the ranking.
         reference_label (`str`): The reference's id or file name.
+        title (`str`): A line above the ranking.
+        other_title (`str`): A line above the other ranking.
+        other_results (`Sequence[PageResult]`): Another ranking to set below it, best first.
     """
 
     reference_images: Sequence[Any]
@@ -50,6 +53,9 @@ class PageQuery:
     results: Sequence[PageResult]
     note: str = ""
     reference_label: str = ""
+    title: str = ""
+    other_title: str = ""
+    other_results: Sequence[PageResult] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,9 @@ def _query(number: int, query: PageQuery) -> str:
     )
     text = escape(query.query_text) if query.query_text else "<em>no text: the image alone</em>"
     label = f'<p class="id">{escape(query.reference_label)}</p>' if query.reference_label else ""
-    results = "\n".join(_result(rank, result) for rank, result in enumerate(query.results, 1))
-    ranking = f'<ol class="results">{results}</ol>' if query.results else '<p class="note">Nothing was found.</p>'
+    ranking = _ranking(query.title, query.results) if query.results else '<p class="note">Nothing was found.</p>'
+    if query.other_results:
+        ranking += _ranking(query.other_title, query.other_results)
     note = f'<p class="note">{escape(query.note)}</p>' if query.note else ""
     return (
         f'<section aria-labelledby="query-{number}">\n<div class="query"><div class="reference">{images}</div>'
@@ -131,6 +138,12 @@ def _query(number: int, query: PageQuery) -> str:
         f'<div><p class="kicker">Reference image and text</p><h2 id="query-{number}">{text}</h2>{label}</div></div>\n'
         f"{ranking}{note}\n</section>"
     )
+
+
+def _ranking(title: str, results: Sequence[PageResult]) -> str:
+    heading = f'<h3 class="kicker">{escape(title)}</h3>' if title else ""
+    items = "\n".join(_result(rank, result) for rank, result in enumerate(results, 1))
+    return f'{heading}<ol class="results">{items}</ol>'
 
 
 def _result(rank: int, result: PageResult) -> str:
@@ -194,7 +207,7 @@ section{background:var(--card);border:1px solid var(--line);border-radius:14px;p
 .reference img{width:8.5rem;height:8.5rem;object-fit:contain;background:var(--frame);border:2px solid var(--accent);
 border-radius:12px;padding:4px}
 .plus{font-size:1.75rem;line-height:1;color:var(--soft)}
-.kicker{margin:0;font-size:.8rem;color:var(--soft)}
+.kicker{margin:0;font-size:.8rem;color:var(--soft)}h3.kicker{margin:1rem 0 .5rem;font-size:.9rem}
 h2{font-size:1.35rem;line-height:1.3;margin:.15rem 0;overflow-wrap:anywhere}h2 em{color:var(--soft);font-weight:400}
 .results{list-style:none;margin:0;padding:0;display:grid;gap:.9rem;
 grid-template-columns:repeat(auto-fill,minmax(10rem,1fr))}
@@ -214,7 +227,7 @@ color:var(--on-good);font-size:.75rem;font-weight:600}
 .note{margin:1rem 0 0;font-size:.9rem}
 .figures{overflow-x:auto}table{border-collapse:collapse;width:100%}
 caption{text-align:left;font-weight:600;padding-bottom:.5rem}
-th,td{padding:.4rem .75rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
+th,td{padding:.4rem .45rem;border-bottom:1px solid var(--line);text-align:right;font-variant-numeric:tabular-nums}
 th:first-child{text-align:left;font-weight:500;padding-left:0}thead th{color:var(--soft);font-weight:600}
 tbody tr:last-child>*{border-bottom:0}
 footer{padding-top:.5rem;padding-bottom:2.5rem;font-size:.85rem}

@@ -204,7 +204,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 
 def test_errors_are_one_line(model_path, cirr, tmp_path, capsys):
-    assert "'imagenet'" in failing(["evaluate", "--model", "m", "--benchmark", "imagenet", "--data", cirr], capsys)
+    assert "'mscoco'" in failing(["evaluate", "--model", "m", "--benchmark", "mscoco", "--data", cirr], capsys)
     assert "folder at /nowhere" in failing(
         ["evaluate", "--model", "m", "--benchmark", "cirr", "--data", "/nowhere"], capsys
     )

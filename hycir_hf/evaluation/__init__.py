@@ -1,7 +1,8 @@
 """Benchmarks: their specifications and files, the methods in one harness, metrics with intervals (paper: Experiments).
 
 benchmarks.py   Benchmark specifications as data; BenchmarkData, what a split's files hold
-reading.py      the official files of CIRR, CIRCO, FashionIQ and the emoji benchmark
+reading.py      the official files of CIRR, CIRCO, FashionIQ, GeneCIS, Pic2Word's tasks and the emoji benchmark
+pictures.py     regions of pictures, cut out when needed
 methods.py      mapper, image only, text only, sum, slerp, combiners, CIReVL's way
 evaluating.py   evaluate_benchmark: encode, compose, rank, score
 scoring.py      rankings to each query's values, bootstrap intervals
@@ -15,15 +16,21 @@ from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, Sub
 from .command import run_comparison, run_evaluation, run_scoring
 from .evaluating import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
+    CIREVL_PROMPT,
+    MAPPER,
     TRAINING_FREE,
+    Method,
     caption_features,
+    combiner_method,
     compose,
     encode_images,
     encode_texts,
+    language_method,
     part_features,
     query_features,
     slerp,
 )
+from .pictures import PictureRegion, open_picture
 from .reading import EMOJI_VENDORS, read_benchmark
 from .report import render_report
 from .results import Difference, EvaluationResults, compare_results
@@ -32,7 +39,9 @@ from .submissions import read_rankings, score_rankings, write_submission
 
 __all__ = [
     "BENCHMARKS",
+    "CIREVL_PROMPT",
     "EMOJI_VENDORS",
+    "MAPPER",
     "TRAINING_FREE",
     "Benchmark",
     "BenchmarkData",
@@ -40,16 +49,21 @@ __all__ = [
     "Difference",
     "Evaluation",
     "EvaluationResults",
+    "Method",
     "PartRankings",
     "PartScores",
+    "PictureRegion",
     "SubmissionFile",
     "caption_features",
+    "combiner_method",
     "compare_results",
     "compose",
     "encode_images",
     "encode_texts",
     "evaluate_benchmark",
+    "language_method",
     "mean_intervals",
+    "open_picture",
     "part_features",
     "query_features",
     "read_benchmark",

@@ -35,8 +35,9 @@ class Benchmark:
     Args:
         name (`str`): As in `hycir evaluate --benchmark`.
         title (`str`): As in tables.
-        metric (`str`): "R" (hit rate) or "mAP" (divided by min(targets, K)).
-        ranks (`tuple[int, ...]`): The K of the metric.
+        metric (`str`): "R" (hit rate), "mAP" (divided by min(targets, K)) or "share" (of all targets, those among the
+            first K: what others call recall).
+        ranks (`tuple[int, ...]`): The K of the metric; empty where each query has a gallery of its own, its subset.
         headline (`str`): The figure that systems are compared by.
         splits (`tuple[str, ...]`): The first is the default.
         leaves_reference_out (`bool`): Whether a query's references are dropped from its ranking.
@@ -47,6 +48,7 @@ class Benchmark:
         averages_ranks (`bool`): Whether "avg", the mean over the ranks, is reported (the paper's ablations on CIRR).
         averages_parts (`bool`): Whether the mean over the parts is reported (FashionIQ).
         prompt (`str`, *optional*): Template with {image} and {text}; None is the model's own.
+        text_prompt (`str`, *optional*): Template with {text} of what methods without pseudo words read.
         options (`Mapping[str, str]`): What the reader of the files is told: FashionIQ's protocols.
         submissions (`tuple[SubmissionFile, ...]`): The files of rankings that are written and scored.
     """
@@ -65,6 +67,7 @@ class Benchmark:
     averages_ranks: bool = False
     averages_parts: bool = False
     prompt: str | None = None
+    text_prompt: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,6 +120,42 @@ def _fashioniq(name: str, gallery: str, captions: str) -> Benchmark:
     )
 
 
+_GENECIS = Benchmark(
+    name="genecis",
+    title="GeneCIS",
+    metric="R",
+    ranks=(),
+    headline="R_subset@1",
+    splits=("val",),
+    subset_ranks=(1, 2, 3),
+    averages_parts=True,
+    submissions=(SubmissionFile("genecis_{split}.json", 3, ranks_subset=True),),
+)
+
+_COCO = Benchmark(
+    name="coco",
+    title="COCO object composition",
+    metric="R",
+    ranks=(1, 5, 10, 50),
+    headline="R@1",
+    splits=("val",),
+    prompt="a photo of {image} and {text}",
+    text_prompt="a photo of {text}",
+    submissions=(SubmissionFile("coco_{split}.json", 50),),
+)
+
+_IMAGENET = Benchmark(
+    name="imagenet",
+    title="ImageNet domain conversion",
+    metric="share",
+    ranks=(10, 50),
+    headline="share@10",
+    splits=("val",),
+    averages_parts=True,
+    prompt="{text} {image}",
+    submissions=(SubmissionFile("imagenet_{split}.json", 50),),
+)
+
 _EMOJI = Benchmark(
     name="emoji",
     title="Emoji",
@@ -143,6 +182,9 @@ BENCHMARKS = {
         _fashioniq("fashioniq-joined", gallery="split", captions="joined"),
         _fashioniq("fashioniq-union", gallery="union", captions="averaged"),
         _fashioniq("fashioniq-union-joined", gallery="union", captions="joined"),
+        _GENECIS,
+        _COCO,
+        _IMAGENET,
         _EMOJI,
     )
 }
@@ -172,7 +214,7 @@ class BenchmarkPart:
     @property
     def has_targets(self) -> bool:
         """Whether the answers are known."""
-        return bool(self.queries) and all(query["target_ids"] for query in self.queries)
+        return any(query["target_ids"] for query in self.queries)
 
 
 def reference_ids_of(query: Mapping[str, Any]) -> list[str]:
@@ -188,7 +230,8 @@ class BenchmarkData:
         benchmark (`Benchmark`): The specification.
         split (`str`): One of its splits.
         parts (`Sequence[BenchmarkPart]`): At least one.
-        pictures (`Mapping[str, Any]`): Image id -> path or bytes; empty where the pictures were not asked for.
+        pictures (`Mapping[str, Any]`): Image id -> path, `PictureRegion`, or a record with "bytes" and "name"; empty
+            where the pictures were not asked for.
         missing_ids (`Sequence[str]`): Images left out since they are not there.
         num_dropped_queries (`int`): Queries left out with them.
     """

@@ -2,19 +2,22 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .benchmarks import BenchmarkData
 from .evaluating import Evaluation, evaluate_benchmark
-from .methods import MAPPER
+from .methods import MAPPER, TRAINING_FREE, Method
 from .reading import read_benchmark
 from .report import difference_table, render_report, render_table, result_tables
 from .results import EvaluationResults, compare_results, main_method
 from .submissions import read_rankings, score_rankings, write_submission
 
 RIVAL = "image + text"
+
+LoadMethod = Callable[[Any, Any, BenchmarkData], Method]
+"""Model, processor and data -> a method."""
 
 
 def run_evaluation(
@@ -25,6 +28,9 @@ def run_evaluation(
     split: str | None = None,
     *,
     part_names: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    further_methods: Mapping[str, LoadMethod] | None = None,
+    pair: Sequence[str] | None = None,
     submission: str | os.PathLike | None = None,
     html: str | os.PathLike | None = None,
     json_path: str | os.PathLike | None = None,
@@ -39,7 +45,13 @@ def run_evaluation(
         directory (`str` or `Path`): The benchmark's folder.
         split (`str`, *optional*): By default "val".
         part_names (`Sequence[str]`, *optional*): Only these parts.
-        submission (`str` or `Path`, *optional*): Folder for the test server's files, of the mapper's rankings.
+        methods (`Sequence[str]`, *optional*): By default the mapper, the training-free ones and the further ones.
+        further_methods (`Mapping[str, LoadMethod]`, *optional*): Name -> how to load a method: a trained combiner,
+            CIReVL's way.
+        pair (`Sequence[str]`, *optional*): The two methods whose wins and losses the page shows; by default the main
+            one and "image + text".
+        submission (`str` or `Path`, *optional*): Folder for the test server's files, of the main method's rankings:
+            the mapper's, or else the last one's.
         html (`str` or `Path`, *optional*): Page to write.
         json_path (`str` or `Path`, *optional*): Results to write.
         allow_missing (`bool`): Go on without the images that are not there.
@@ -48,8 +60,14 @@ def run_evaluation(
         `list[str]`: What to print.
 
     Raises:
-        ValueError: If nothing could come of it: a split without answers and no `submission`.
+        ValueError: If nothing could come of it: a split without answers and no `submission`, or an unknown method.
     """
+    further_methods = further_methods or {}
+    names = _check_methods(methods, [*TRAINING_FREE, MAPPER, *further_methods])
+    main = main_method(names)
+    pair = _check_methods(
+        pair or [main, next((one for one in (RIVAL, *names) if one in names and one != main), main)], names
+    )
     data = read_benchmark(benchmark, directory, split, part_names=part_names, allow_missing=allow_missing)
     if not data.has_targets and submission is None:
         raise ValueError(
@@ -61,15 +79,22 @@ def run_evaluation(
             "Expected all images and parts for a submission, but some are left out. The server wants every query."
         )
     model, processor = load_model()
-    evaluation = evaluate_benchmark(model, processor, data, model_name=model_name)
+    evaluation = evaluate_benchmark(
+        model,
+        processor,
+        data,
+        further_methods={name: load(model, processor, data) for name, load in further_methods.items() if name in names},
+        methods=names,
+        model_name=model_name,
+    )
     lines = _missing_lines(data)
     if evaluation.results is not None:
         lines += _results_lines(evaluation.results, json_path)
     if submission is not None:
-        paths = write_submission(data, *_rankings_by_query(data, evaluation, MAPPER), directory=submission)
+        paths = write_submission(data, *_rankings_by_query(data, evaluation, main), directory=submission)
         lines += [f"Submission, checked: {path}" for path in paths]
     if html is not None:
-        _write(html, render_report(data, evaluation, MAPPER, RIVAL))
+        _write(html, render_report(data, evaluation, *pair))
         lines.append(f"Page: {html}")
     return lines
 
@@ -113,6 +138,17 @@ def run_comparison(first: str, second: str, json_path: str | os.PathLike | None 
             for place, name in zip((first, second), names, strict=True)
         ]
     return [render_table(difference_table(differences, *names))]
+
+
+def _check_methods(methods: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The methods asked for, or all; each once."""
+    unknown = [name for name in methods or () if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Expected methods of {list(known)}, but found {unknown}. Choose among them; a combiner needs --combiner, "
+            "cirevl --captioner and --llm."
+        )
+    return list(dict.fromkeys(methods or known))
 
 
 def _results_lines(results: EvaluationResults, json_path: str | os.PathLike | None) -> list[str]:

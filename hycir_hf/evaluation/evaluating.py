@@ -1,6 +1,6 @@
 """From a model and a benchmark's data to results: encode, compose, rank, score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..retrieval import rank_candidates, rank_gallery
 from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
-from .methods import TRAINING_FREE, Combiner, encode_images, part_features
+from .methods import TRAINING_FREE, Combiner, Method, encode_images, part_features
 from .results import EvaluationResults, describe_run
 from .scoring import PartScores, score_part
 
@@ -47,7 +47,9 @@ def evaluate_benchmark(
     processor: Any,
     data: BenchmarkData,
     combiners: Mapping[str, Combiner] = TRAINING_FREE,
-    further_methods: Mapping[str, Callable[[BenchmarkPart], Tensor]] | None = None,
+    further_methods: Mapping[str, Method] | None = None,
+    methods: Sequence[str] | None = None,
+    picture_features: Tensor | None = None,
     model_name: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
@@ -59,19 +61,24 @@ def evaluate_benchmark(
         data (`BenchmarkData`): From `read_benchmark`, with pictures.
         combiners (`Mapping[str, Combiner]`): Name -> (reference features, text features) -> query features; a trained
             combiner is one entry more.
-        further_methods (`Mapping[str, Callable]`, *optional*): Name -> part -> query features `(Q, D)`, for ways that
-            do not start from features, such as `caption_features`.
+        further_methods (`Mapping[str, Method]`, *optional*): Name -> method, from `combiner_method`,
+            `language_method` or your own.
+        methods (`Sequence[str]`, *optional*): Only these, of the combiners, "mapper" and the further methods.
+        picture_features (`torch.Tensor` of shape `(N, D)`, *optional*): What `encode_images` gave for the data's
+            pictures, so that several models on one encoder share it.
         model_name (`str`, *optional*): Kept in the results.
         seed (`int`): Of the bootstrap.
 
     Returns:
-        `Evaluation`: The mapper among the methods.
+        `Evaluation`: The mapper among the methods unless left out.
 
     Raises:
         ValueError: If a picture is broken, or the gallery is smaller than the benchmark's ranks.
     """
     ids = list(data.pictures)
-    encoded = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)  # (N, D)
+    encoded = picture_features
+    if encoded is None:
+        encoded = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)  # (N, D)
     row_of = {id_: row for row, id_ in enumerate(ids)}
     feature_of = dict(zip(ids, encoded, strict=True))
     unit = F.normalize(encoded, dim=-1)
@@ -80,10 +87,13 @@ def evaluate_benchmark(
     for part in data.parts:
         processor.prompt = data.benchmark.prompt or own_prompt
         try:
-            features = part_features(model, processor, part, feature_of, combiners)
+            features = part_features(
+                model, processor, part, feature_of, combiners, data.benchmark.text_prompt or "{text}"
+            )
         finally:
             processor.prompt = own_prompt
-        features |= {name: answer(part) for name, answer in (further_methods or {}).items()}
+        features |= {name: answer(part, feature_of) for name, answer in (further_methods or {}).items()}
+        features = {name: features[name] for name in methods or features}
         gallery = unit[[row_of[id_] for id_ in part.gallery_ids]]  # (N, D)
         for name, queries in features.items():
             rankings.setdefault(name, {})[part.name] = rank_part(data, part, queries, gallery)
@@ -112,22 +122,31 @@ def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery
     place = {id_: row for row, id_ in enumerate(part.gallery_ids)}
     references = [[place[id_] for id_ in reference_ids_of(query) if id_ in place] for query in part.queries]
     left_out = references if data.benchmark.leaves_reference_out else None
-    depth = max(*data.benchmark.ranks, *(kind.length for kind in data.benchmark.submissions if not kind.ranks_subset))
-    rows, scores = rank_gallery(queries, gallery, depth, left_out)
     subsets = None
     if data.benchmark.subset_ranks:
         candidates = [
             [place[id_] for id_ in query["subset_ids"] if id_ in place and place[id_] not in set(own)]
             for query, own in zip(part.queries, references, strict=True)
         ]
-        subsets = _ids_of(part, rank_candidates(queries, gallery, candidates))
-    return PartRankings(_ids_of(part, rows.tolist()), scores.tolist(), subsets)
+        ranked = rank_candidates(queries, gallery, candidates)
+        subsets = _ids_of(part, ranked)
+        if not data.benchmark.ranks:  # a gallery of its own for each query
+            scores = [(gallery[row] @ query).tolist() for row, query in zip(ranked, queries, strict=True)]
+            return PartRankings(subsets, scores, subsets)
+    depth = max(*data.benchmark.ranks, *(kind.length for kind in data.benchmark.submissions if not kind.ranks_subset))
+    rows, found = rank_gallery(queries, gallery, depth, left_out)
+    return PartRankings(_ids_of(part, rows.tolist()), found.tolist(), subsets)
 
 
 def score_rankings_of(data: BenchmarkData, rankings: Mapping[str, PartRankings]) -> dict[str, PartScores]:
     """Score one method's rankings of all parts."""
     return {
-        part.name: score_part(data.benchmark, part, rankings[part.name].ids, rankings[part.name].subset_ids)
+        part.name: score_part(
+            data.benchmark,
+            part,
+            rankings[part.name].ids if data.benchmark.ranks else None,
+            rankings[part.name].subset_ids,
+        )
         for part in data.parts
     }
 

@@ -5,21 +5,30 @@ CIRR       DIR/cirr/captions/cap.rc2.SPLIT.json, DIR/cirr/image_splits/split.rc2
 CIRCO      DIR/annotations/SPLIT.json, DIR/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json,
            DIR/COCO2017_unlabeled/unlabeled2017/*.jpg
 FashionIQ  DIR/captions/cap.CATEGORY.val.json, DIR/image_splits/split.CATEGORY.val.json, DIR/images/*.png or *.jpg
+GeneCIS    DIR/genecis/TASK.json, DIR/val2017/*.jpg of COCO, DIR/VG_100K_all/*.jpg of Visual Genome 1.2
+coco       Pic2Word's object composition: DIR/coco/coco_eval.csv, DIR/coco/val2017/*.jpg, DIR/coco/val2017_masked/*.jpg
+imagenet   Pic2Word's domain conversion: DIR/imgnet/imgnet_real_query.txt, DIR/imgnet/imgnet_targets.txt, DIR/imgnet/*/*
 emoji      examples/emoji/data: queries/SPLIT.parquet, images/*.parquet
 """
 
+import csv
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, reference_ids_of
+from .pictures import PictureRegion, path_of
 
 logger = logging.getLogger(__name__)
 
 FASHIONIQ_CATEGORIES = ("dress", "shirt", "toptee")
+GENECIS_TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+GENECIS_DILATION = 0.7
+IMAGENET_DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 EMOJI_VENDORS = {
     "training_vendor": ("noto",),
     "heldout_vendor": ("twemoji",),
@@ -186,6 +195,113 @@ def _join_captions(captions: list[Any], way: str) -> list[str]:
     return [f"{first} and {second}", f"{second} and {first}"]
 
 
+def _read_genecis(directory: Path, split: str, benchmark: Benchmark, with_pictures: bool) -> _Read:
+    """Each query has a gallery of its own: the target and ten or so others (the file's key "gallery")."""
+    parts = []
+    pictures: dict[str, Any] = {}
+    for task in GENECIS_TASKS:
+        path = _find(directory / "genecis", f"{task}.json")
+        picture_of = _genecis_region if task.endswith("attribute") else _genecis_whole
+        queries = []
+        used: dict[str, Any] = {}
+        keys = {"reference": dict, "target": dict, "gallery": list, "condition": str}
+        for number, entry in _entries(path, keys):
+            try:
+                shown = [picture_of(directory, one) for one in (entry["reference"], entry["target"], *entry["gallery"])]
+            except (KeyError, TypeError, ValueError) as error:
+                keys_there = repr(entry["reference"])[:80]
+                raise _bad_entry(path, str(number), "images with id and box", f"{keys_there} ({error!r})") from error
+            (reference, _), *others = shown
+            candidates = list(dict.fromkeys(id_ for id_, _ in others))
+            targets = [others[0][0]]
+            queries.append(_query(f"{task}-{number}", reference, entry["condition"], targets, candidates, split))
+            used |= dict(shown)
+        part = BenchmarkPart(task, queries, list(used))
+        _check_part(part, path, path)
+        parts.append(part)
+        pictures |= used
+    return parts, pictures if with_pictures else {}
+
+
+def _genecis_whole(directory: Path, image: Mapping[str, Any]) -> tuple[str, Path]:
+    """A picture of COCO's val2017."""
+    name = f"{int(image['val_image_id']):012d}"
+    return f"coco/{name}", directory / "val2017" / f"{name}.jpg"
+
+
+def _genecis_region(directory: Path, image: Mapping[str, Any]) -> tuple[str, PictureRegion]:
+    """An object in a picture of Visual Genome: cut out, with some of what is around it, and padded to a square."""
+    left, top, width, height = (float(side) for side in image["instance_bbox"])
+    path = directory / "VG_100K_all" / f"{int(image['image_id'])}.jpg"
+    id_ = f"vg/{path.stem}@{left:g},{top:g},{width:g},{height:g}"
+    return id_, PictureRegion(path, (left, top, width, height), GENECIS_DILATION)
+
+
+def _read_coco(directory: Path, split: str, benchmark: Benchmark, with_pictures: bool) -> _Read:
+    """The reference is one object of a picture on white, the text names the others, the target is the whole picture."""
+    root = directory / "coco"
+    path = _find(root, "coco_eval.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    header = ["id", "query_regions", "query_class", "classes"]
+    if not rows or rows[0] != header:
+        raise _bad_entry(path, "0", f"the columns {header}", repr(rows[:1]))
+    queries = []
+    pictures: dict[str, Any] = {}
+    for number, row in enumerate(rows[1:]):
+        # prepare_data.py writes a picture that it found no region in without the end of its line: it is no query.
+        *needless, name, region, name_of_class, classes = row if len(row) >= len(header) else [""] * len(header)
+        sides = region.split(";")
+        if not name.endswith(".jpg") or not all(one.endswith(".jpg") for one in needless) or len(sides) != 4:
+            raise _bad_entry(path, str(number), "FILE.jpg,x1;y1;x2;y2,class,class;class", ",".join(row))
+        try:
+            left, top, right, bottom = (int(float(side)) for side in sides)
+        except ValueError as error:
+            raise _bad_entry(path, str(number), "a region in numbers", region) from error
+        # Paper: Pic2Word's prompt is "a photo of * and {class} and {others}", ending in "and" where there are none.
+        text = " and ".join([name_of_class, *classes.split(";")])
+        queries.append(_query(name.removesuffix(".jpg"), f"region/{name}", text, [name], (), split))
+        box = (left, top, right - left, bottom - top)
+        pictures[f"region/{name}"] = PictureRegion(root / "val2017_masked" / name, box, pads=False)
+        pictures[name] = root / "val2017" / name
+    part = BenchmarkPart("all", queries, [query["target_ids"][0] for query in queries])
+    _check_part(part, path, path, has_references=False)
+    return [part], pictures if with_pictures else {}
+
+
+def _read_imagenet(directory: Path, split: str, benchmark: Benchmark, with_pictures: bool) -> _Read:
+    """Each photograph asks for its class in each of four domains; a target's label is class + 1000 x domain."""
+    path, target_path = (_find(directory / "imgnet", f"imgnet_{name}.txt") for name in ("real_query", "targets"))
+    targets_of: dict[int, list[str]] = defaultdict(list)
+    gallery_ids = []
+    for id_, label in _labelled_images(target_path):
+        targets_of[label].append(id_)
+        gallery_ids.append(id_)
+    photographs = list(_labelled_images(path))
+    parts = []
+    for number, domain in enumerate(IMAGENET_DOMAINS):
+        queries = [
+            _query(f"{domain}-{row}", id_, f"a {domain} of", targets_of.get(label + 1000 * number, ()), (), split)
+            for row, (id_, label) in enumerate(photographs)
+        ]
+        parts.append(BenchmarkPart(domain, queries, gallery_ids))
+    ids = dict.fromkeys([*gallery_ids, *(id_ for id_, _ in photographs)])
+    return parts, {id_: directory / id_ for id_ in ids} if with_pictures else {}
+
+
+def _labelled_images(path: Path) -> Iterable[tuple[str, int]]:
+    """Lines of a relative path, a blank and a label."""
+    seen: set[str] = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        id_, _, label = line.strip().rpartition(" ")
+        if not id_ or not label.isdecimal():
+            raise _bad_entry(path, str(number), "a path, a blank and a label", repr(line))
+        if id_ in seen:
+            raise _bad_entry(path, str(number), "each image once", f"{id_!r} again")
+        seen.add(id_)
+        yield id_, int(label)
+
+
 def _read_emoji(directory: Path, split: str, benchmark: Benchmark, with_pictures: bool) -> _Read:
     import pyarrow.parquet as pq
 
@@ -211,13 +327,18 @@ def _read_emoji(directory: Path, split: str, benchmark: Benchmark, with_pictures
                 if (second := by_name.get(drawn[query["reference_id"]]["name"])) is not None
             ]
             parts.append(BenchmarkPart(name + _TWO_REFERENCES, with_second, gallery_ids))
-    return parts, {id_: row["image"]["bytes"] for id_, row in drawn.items()} if with_pictures else {}
+    if not with_pictures:
+        return parts, {}
+    return parts, {id_: {"bytes": row["image"]["bytes"], "name": row["name"]} for id_, row in drawn.items()}
 
 
 _READERS: Mapping[str, Callable[[Path, str, Benchmark, bool], _Read]] = {
     "cirr": _read_cirr,
     "circo": _read_circo,
     "fashioniq": _read_fashioniq,
+    "genecis": _read_genecis,
+    "coco": _read_coco,
+    "imagenet": _read_imagenet,
     "emoji": _read_emoji,
 }
 
@@ -284,7 +405,7 @@ def _bad_entry(path: Path, entry: str, expected: str, found: str) -> ValueError:
     )
 
 
-def _check_part(part: BenchmarkPart, path: Path, gallery_path: Path) -> None:
+def _check_part(part: BenchmarkPart, path: Path, gallery_path: Path, has_references: bool = True) -> None:
     """Each query once, and its images in the gallery (where the files say what that is)."""
     seen: dict[str, int] = {}
     gallery = set(part.gallery_ids)
@@ -295,7 +416,8 @@ def _check_part(part: BenchmarkPart, path: Path, gallery_path: Path) -> None:
         seen[query["query_id"]] = number
         if not gallery:
             continue
-        for id_, what in [(query["reference_id"], "reference"), *((id_, "target") for id_ in query["target_ids"])]:
+        references = [(query["reference_id"], "reference")] if has_references else []
+        for id_, what in [*references, *((id_, "target") for id_ in query["target_ids"])]:
             if id_ not in gallery:
                 raise ValueError(
                     f"Expected the gallery of {gallery_path} to hold each {what}, but it lacks {id_!r} of {path}, "
@@ -321,12 +443,12 @@ def _without_missing(
     present = {
         id_: picture
         for id_, picture in pictures.items()
-        if id_ in used and (not isinstance(picture, Path) or picture.is_file())
+        if id_ in used and ((path := path_of(picture)) is None or path.is_file())
     }
     missing = sorted(used - present.keys())
     if not missing:
         return BenchmarkData(benchmark, split, parts, present)
-    named = ", ".join(str(pictures.get(id_, id_)) for id_ in missing[:_NUM_NAMED])
+    named = ", ".join(str(path_of(pictures.get(id_)) or id_) for id_ in missing[:_NUM_NAMED])
     if not allow_missing:
         raise FileNotFoundError(
             f"Expected {len(used)} images of {benchmark.title}, but {len(missing)} are missing, such as {named}. "

@@ -1,5 +1,6 @@
 """Results as tables, and as one HTML page: figures, wins and losses between two methods with pictures, every query."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,9 +8,11 @@ from ..processing_hycir import load_image
 from ..search_page import PageQuery, PageResult, PageTable, render_search_page
 from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
 from .evaluating import Evaluation, PartRankings
+from .pictures import name_of, open_picture
 from .results import Difference, EvaluationResults
+from .scoring import groups_of
 
-NUM_SHOWN = 10  # wins, and losses, of each part with pictures
+NUM_SHOWN = 8  # wins, and losses, of each part with pictures
 NUM_PICTURES = 6
 _MAX_ROWS = 5000  # of the per-query table
 
@@ -27,7 +30,7 @@ def result_tables(results: EvaluationResults) -> list[PageTable]:
             for method, row in rows.items()
         ]
         title = BENCHMARKS[results.benchmark].title
-        place = "" if name == "all" else f", {name.replace('_', ' ')}"
+        place = "" if name == "all" else f", {part_title(name)}"
         caption = f"{title} {results.split}{place}: percent, with half the width of the 95% interval"
         tables.append(PageTable(caption, ["method", *metrics], cells))
     return tables
@@ -76,18 +79,47 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
     unknown = [name for name in (first, second) if name not in evaluation.rankings]
     if unknown:
         raise ValueError(f"Expected methods of {list(evaluation.rankings)}, but found {unknown}. Choose among them.")
-    queries, every_query = [], []
+    queries, every_query, counts = [], [], []
     for part in data.parts:
         ranks = {name: first_ranks(part, evaluation.rankings[name][part.name]) for name in (first, second)}
-        queries += _wins_and_losses(data, part, evaluation.rankings[first][part.name], ranks, first, second)
-        every_query.append(_query_table(part, ranks))
+        rankings = {name: evaluation.rankings[name][part.name] for name in (first, second)}
+        queries += _wins_and_losses(data, part, rankings, ranks)
+        every_query.append(_query_table(data, part, ranks))
+        counts.append([part_title(part.name), *_count_wins(*ranks.values())])
     intro = (
-        f"{data.benchmark.title}, {data.split}. Then, for each part, the queries in which “{first}” gains most over "
-        f"“{second}”, and loses most, by the rank of the first target; shown is what “{first}” found. A green frame "
-        "marks a target."
+        f"{data.benchmark.title}, {data.split}. Below the figures: for each part, the queries in which “{first}” gains "
+        f"most over “{second}” by the rank of the first target, and those in which it loses most; of the wordings of "
+        "one query, one. A green frame marks a target. At the end, every query."
     )
-    tables = result_tables(evaluation.results)
+    tables = [_unbroken(table) for table in result_tables(evaluation.results)]
+    caption = f"Queries by which method ranks the first target earlier (among the first {_depth(evaluation, first)})"
+    tables.append(PageTable(caption, ["part", first, "the same", second], counts))
     return render_search_page(queries, f"{data.benchmark.title}: evaluation", intro, tables, every_query)
+
+
+def part_title(name: str) -> str:
+    """A part's name in words."""
+    return name.replace("_two_references", ", two references").replace("_", " ")
+
+
+def _unbroken(table: PageTable) -> PageTable:
+    """A table whose figures are not broken before "±", and whose names stay on one line."""
+    no_break = "\u00a0"
+    rows = [
+        [row[0].replace(" ", no_break), *(cell.replace(" ±", f"{no_break}±") for cell in row[1:])] for row in table.rows
+    ]
+    return PageTable(table.caption, table.header, rows)
+
+
+def _depth(evaluation: Evaluation, method: str) -> int:
+    return len(next(iter(evaluation.rankings[method].values())).ids[0])
+
+
+def _count_wins(first: Sequence[int | None], second: Sequence[int | None]) -> list[str]:
+    """How often each side's rank is the smaller, with equal ones between them."""
+    pairs = [(one or math.inf, two or math.inf) for one, two in zip(first, second, strict=True)]
+    wins, losses = sum(one < two for one, two in pairs), sum(one > two for one, two in pairs)
+    return [str(wins), str(len(pairs) - wins - losses), str(losses)]
 
 
 def first_ranks(part: BenchmarkPart, rankings: PartRankings) -> list[int | None]:
@@ -102,51 +134,71 @@ def first_ranks(part: BenchmarkPart, rankings: PartRankings) -> list[int | None]
 def _wins_and_losses(
     data: BenchmarkData,
     part: BenchmarkPart,
-    rankings: PartRankings,
+    rankings: Mapping[str, PartRankings],
     ranks: Mapping[str, Sequence[int | None]],
-    first: str,
-    second: str,
 ) -> list[PageQuery]:
-    depth = len(rankings.ids[0]) + 1
+    """The queries in which the first method gains or loses most against the second, with both rankings."""
+    first, second = ranks
+    depth = len(rankings[first].ids[0])
     gains = [
-        1 / (one or depth) - 1 / (two or depth)  # of the reciprocal rank: early ranks count most
+        1 / (one or depth + 1) - 1 / (two or depth + 1)  # of the reciprocal rank: early ranks count most
         for one, two in zip(ranks[first], ranks[second], strict=True)
     ]
+    groups = groups_of(part.queries)
     order = sorted(range(len(gains)), key=lambda row: -gains[row])
-    wins = [row for row in order[:NUM_SHOWN] if gains[row] > 0]
-    losses = [row for row in order[::-1][:NUM_SHOWN] if gains[row] < 0]
+    wins = _first_of_each(groups, [row for row in order if gains[row] > 0])
+    losses = _first_of_each(groups, [row for row in order[::-1] if gains[row] < 0])
     pages = []
     for word, rows in (("Win", wins), ("Loss", losses)):
-        for row in rows:
+        for row in rows[:NUM_SHOWN]:
             query = part.queries[row]
-            places = "; ".join(f"{name}: {_shown_rank(ranks[name][row], depth - 1)}" for name in (first, second))
-            best = list(zip(rankings.ids[row], rankings.scores[row], strict=True))[:NUM_PICTURES]
-            results = [
-                PageResult(id_, score, _picture(data, id_), id_ in query["target_ids"], id_.rpartition("/")[2])
-                for id_, score in best
-            ]
+            titles = [f"{name}: first target {_shown_rank(ranks[name][row], depth)}" for name in (first, second)]
+            found = [_page_results(data, query, rankings[name], row) for name in (first, second)]
             references = [image for id_ in reference_ids_of(query) if (image := _picture(data, id_)) is not None]
-            note = f"{word}, {part.name}, query {query['query_id']}. Rank of the first target: {places}."
-            pages.append(PageQuery(references, query["query_text"], results, note, query["reference_id"]))
+            label = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
+            note = f"{word} of {first} over {second}" if word == "Win" else f"{word} of {first} to {second}"
+            note += f". {part_title(part.name).capitalize()}, query {query['query_id']}."
+            pages.append(
+                PageQuery(references, query["query_text"], found[0], note, label, titles[0], titles[1], found[1])
+            )
     return pages
 
 
-def _query_table(part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]]) -> PageTable:
-    rows = [
-        [query["query_id"], query["query_text"], *(str(ranked[row] or "–") for ranked in ranks.values())]
-        for row, query in enumerate(part.queries[:_MAX_ROWS])
-    ]
-    caption = f"Every query of {part.name}: rank of the first target (–: beyond the ranking)"
-    return PageTable(caption, ["query", "text", *ranks], rows)
+def _first_of_each(groups: Sequence[str], rows: Sequence[int]) -> list[int]:
+    """The rows that are their group's first, in order."""
+    first: dict[str, int] = {}
+    for row in rows:
+        first.setdefault(groups[row], row)
+    return list(first.values())
+
+
+def _page_results(data: BenchmarkData, query: Mapping[str, Any], rankings: PartRankings, row: int) -> list[PageResult]:
+    best = list(zip(rankings.ids[row], rankings.scores[row], strict=True))[:NUM_PICTURES]
+    targets = set(query["target_ids"])
+    return [PageResult(id_, score, _picture(data, id_), id_ in targets, _name(data, id_)) for id_, score in best]
+
+
+def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]]) -> PageTable:
+    rows = []
+    for row, query in enumerate(part.queries[:_MAX_ROWS]):
+        names = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
+        found = [str(ranked[row] or "–") for ranked in ranks.values()]
+        rows.append([f"{names} + “{query['query_text']}”", *found, query["query_id"]])
+    caption = f"Every query of {part_title(part.name)}: rank of the first target (–: beyond the ranking)"
+    return PageTable(caption, ["reference and text", *ranks, "query"], rows)
 
 
 def _picture(data: BenchmarkData, id_: str) -> Any:
     picture = data.pictures.get(id_)
-    return None if picture is None else load_image(picture)
+    return None if picture is None else load_image(open_picture(picture))
+
+
+def _name(data: BenchmarkData, id_: str) -> str:
+    return name_of(data.pictures.get(id_), id_)
 
 
 def _shown_rank(rank: int | None, depth: int) -> str:
-    return f"beyond {depth}" if rank is None else str(rank)
+    return f"beyond {depth}" if rank is None else f"at {rank}"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

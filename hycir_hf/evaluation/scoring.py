@@ -1,6 +1,6 @@
 """From rankings to each query's values, and from those to means with 95% intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,10 @@ def score_part(
     targets = [query["target_ids"] for query in part.queries]
     values: dict[str, np.ndarray] = {}
     if rankings is not None:
-        hits = find_hits(rankings, targets, max(benchmark.ranks))
+        hits = _find_hits(benchmark, rankings, targets)
         counts = np.array([len(row) for row in targets])
         for k in benchmark.ranks:
-            is_recall = benchmark.metric == "R"
-            one = recall_per_query(hits, k) if is_recall else average_precision_per_query(hits, counts, k)
-            values[f"{benchmark.metric}@{k}"] = one
+            values[f"{benchmark.metric}@{k}"] = _METRICS[benchmark.metric](hits, counts, k)
         if benchmark.averages_ranks:
             values["avg"] = np.mean(list(values.values()), axis=0)
     if subset_rankings is not None:
@@ -77,6 +75,24 @@ def score_part(
         k = benchmark.wording_rank
         values[f"wording spread@{k}"] = spread_in_groups(recall_per_query(hits, k), groups)
     return PartScores(part.query_ids, groups, values)
+
+
+def _find_hits(benchmark: Benchmark, rankings: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> np.ndarray:
+    """Hits `(Q, max rank)`; Pic2Word's domain conversion counts 0 where the gallery has no target for a query."""
+    depth = max(benchmark.ranks)
+    if benchmark.metric != "share":
+        return find_hits(rankings, targets, depth)
+    rows = [row for row, ids in enumerate(targets) if ids]
+    hits: np.ndarray = np.zeros((len(targets), depth), dtype=bool)
+    hits[rows] = find_hits([rankings[row] for row in rows], [targets[row] for row in rows], depth)
+    return hits
+
+
+_METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    "R": lambda hits, counts, k: recall_per_query(hits, k),
+    "mAP": average_precision_per_query,
+    "share": lambda hits, counts, k: hits[:, :k].sum(axis=1) / np.maximum(counts, 1),
+}
 
 
 def hard_negative_share(rankings: Sequence[Sequence[str]], hard_negatives: Sequence[Sequence[str]], k: int) -> Any:

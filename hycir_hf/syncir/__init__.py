@@ -11,7 +11,7 @@ pipeline.py    all of it, resumable
 output.py      the data set's folder; report.py: its card and report page
 """
 
-from .answers import Answer, AnswerStore, Failure, Generator, Question
+from .answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
 from .chat import BatchGenerator, ChatGenerator
 from .checks import ComposedCheck, PictureCheck
 from .config import SynCirConfig
@@ -42,6 +42,7 @@ __all__ = [
     "SynCirConfig",
     "SynCirModels",
     "SynCirRun",
+    "answer_prompts",
     "build_triplets",
     "filter_triplets",
     "find_image_groups",

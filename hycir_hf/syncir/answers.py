@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
+
+from tqdm import tqdm
 
 from .query_text import Messages
 
@@ -161,3 +163,38 @@ def first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
         if question.key not in seen:
             seen.add(question.key)
             yield question
+
+
+def answer_prompts(generator: Generator, prompts: Sequence[str], directory: Path) -> list[str]:
+    """Ask a generator each prompt as a chat of one message; answers are kept, and none is asked for twice.
+
+    Args:
+        generator (`Generator`): An endpoint or a model in the process.
+        prompts (`Sequence[str]`): Equal ones are asked once.
+        directory (`Path`): Of the answers.
+
+    Returns:
+        `list[str]`: What the LLM wrote to each prompt.
+
+    Raises:
+        ValueError: If a prompt got no answer; those that came are kept.
+    """
+    questions = [make_question(generator, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    store = AnswerStore(directory)
+    reasons: list[str] = []
+    try:
+        for question, outcome in tqdm(
+            generator(unanswered(questions, store, generator.pool_size)), desc="Answers", unit=" calls"
+        ):
+            if isinstance(outcome, Failure):
+                reasons.append(outcome.reason)
+            else:
+                store.add(question.key, outcome)
+    finally:
+        store.close()
+    if reasons:
+        raise ValueError(
+            f"Expected an answer to each prompt, but {len(reasons)} got none ({reasons[0]}). Run the same command "
+            "again: the answers that came are kept."
+        )
+    return [store[question.key].text for question in questions]

@@ -31,6 +31,7 @@ class CombinerHead(nn.Module, PyTorchModelHubMixin, library_name="hycir_hf", lic
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.feature_size = feature_size
         projection_size, hidden_size = projection_size or 4 * feature_size, hidden_size or 8 * feature_size
         self.text_projection = _block(feature_size, projection_size, dropout)
         self.image_projection = _block(feature_size, projection_size, dropout)

@@ -94,16 +94,18 @@ def _check_each_once(rows: Any, what: str) -> None:
 
 
 def _check_lengths(rows: Any, targets: list[list[Any]], max_k: int) -> None:
-    for number, (row, wanted) in enumerate(zip(rows, targets, strict=True)):
+    for number, wanted in enumerate(targets):
         if not wanted:
             raise ValueError(
                 f"Expected at least one target for each query, but query {number} has none. Leave it out, or score it "
                 "where its answers are."
             )
-        if len(row) < max_k:
+    lengths = [rows.shape[1]] if isinstance(rows, np.ndarray) else map(len, rows)
+    for number, length in enumerate(lengths):
+        if length < max_k:
             raise ValueError(
                 f"Expected at least {max_k} ranked ids for K={max_k}, but the ranking of query {number} holds "
-                f"{len(row)}. Rank more of the gallery, or choose a smaller K."
+                f"{length}. Rank more of the gallery, or choose a smaller K."
             )
 
 

@@ -1,0 +1,231 @@
+"""The trainings behind the paper's tables: each model and each evaluation is kept and made once.
+
+`tables.py` says which runs a table needs; those that tables share (K = 4, hybrid, filtered triplets) are shared here.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from datasets import concatenate_datasets, load_dataset
+from safetensors.torch import load_file, save_file
+
+from hycir_hf import HyCIRModel, HyCIRProcessor
+from hycir_hf.data import Share
+from hycir_hf.evaluation import (
+    MAPPER,
+    TRAINING_FREE,
+    BenchmarkData,
+    EvaluationResults,
+    encode_images,
+    evaluate_benchmark,
+    read_benchmark,
+)
+from hycir_hf.training import HybridTrainer, HybridTrainingArguments
+from hycir_hf.training.arguments import read_config
+from hycir_hf.training.streams import open_streams
+from hycir_hf.training.trainer import load_model
+
+FILTERED, UNFILTERED, LASCO = "filtered", "unfiltered", "lasco"
+_FILTER_REASON = "low "  # what the filter in language space (and SynCir's checks) dropped: "low similarity: 0.5 < 0.62"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        objective (`str`): "zs", "triplet" or "hybrid".
+        num_pseudo_tokens (`int`): K.
+        triplets (`str`): "filtered", "unfiltered" or "lasco"; "none" for the objective "zs".
+        seed (`int`): Of mapper, order and dropout.
+    """
+
+    objective: str = "hybrid"
+    num_pseudo_tokens: int = 4
+    triplets: str = FILTERED
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"{self.objective}-k{self.num_pseudo_tokens}-{self.triplets}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all runs share.
+
+    Args:
+        config (`Path`): Training settings to start from; its triplets are the filtered ones.
+        work (`Path`): Folder of features, models and evaluations.
+        benchmark (`str`): A key of `BENCHMARKS`.
+        data (`Path`): The benchmark's folder.
+        steps (`int`, *optional*): In place of the config's.
+        encoder (`str`, *optional*): In place of the config's.
+        lasco (`str`, *optional*): LaSCo's JSON file.
+        lasco_images (`str`, *optional*): LaSCo's pictures, where they do not lie with it.
+    """
+
+    config: Path
+    work: Path
+    benchmark: str
+    data: Path
+    steps: int | None = None
+    encoder: str | None = None
+    lasco: str | None = None
+    lasco_images: str | None = None
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs: those of other steps or another encoder lie beside it."""
+        settings = read_config(str(self.config))
+        encoder = Path(str(self.encoder or settings["encoder"])).name
+        return self.work / f"{self.config.stem}-{encoder}-{self.steps or settings.get('steps')}"
+
+
+def train(place: Place, run: Run) -> Path:
+    """Train a run, or find it trained: its model's folder. Cut short, the same call goes on."""
+    arguments = arguments_of(place, run)
+    HybridTrainer(arguments).train()
+    shutil.rmtree(Path(arguments.output_dir) / "checkpoints", ignore_errors=True)
+    return Path(arguments.output_dir) / "model"
+
+
+def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
+    """The config's settings with those of the run over them."""
+    settings = read_config(str(place.config))
+    settings |= {"objective": run.objective, "num_pseudo_tokens": run.num_pseudo_tokens, "seed": run.seed}
+    settings |= {"output_dir": str(place.runs / run.name), "progress": False}
+    if place.steps is not None:
+        warmup = min(settings.get("warmup_steps", 0), place.steps // 4)
+        settings |= {"steps": place.steps, "warmup_steps": warmup, "epochs": None}
+    if place.encoder is not None:
+        settings["encoder"] = place.encoder
+    if run.triplets == UNFILTERED:
+        settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
+        settings["triplets"] = str(write_unfiltered(settings["triplets"], place.runs / "unfiltered"))
+    elif run.triplets == LASCO:
+        settings |= {"triplets": place.lasco, "triplet_kind": "lasco", "triplet_images": place.lasco_images}
+    sources = {"unlabeled": settings["unlabeled"], "triplet": settings.get("triplet_images") or settings["triplets"]}
+    for stream, source in sources.items():
+        if place.encoder is not None or run.triplets == LASCO or not settings.get(f"{stream}_features"):
+            name = "".join(letter if letter.isalnum() else "_" for letter in f"{settings['encoder']}-{source}")
+            settings[f"{stream}_features"] = str(place.work / "features" / name)
+    return HybridTrainingArguments(**settings)
+
+
+def write_unfiltered(syncir: str, output: Path) -> Path:
+    """Write SynCir's triplets together with those that its filter dropped, as a data set with the config "triplets".
+
+    Pairs without a usable query text (equal captions, unusable or missing answers) are no triplets: they stay out.
+    """
+    if (output / "README.md").is_file():
+        return output
+    dropped = load_dataset(syncir, "dropped", split="train")
+    dropped = dropped.filter(lambda reason: reason.startswith(_FILTER_REASON), input_columns="reason")
+    kept = load_dataset(syncir, "triplets", split="train")
+    columns = ["reference_id", "target_id", "query_text"]
+    merged = concatenate_datasets([kept.select_columns(columns), dropped.select_columns(columns)])
+    output.mkdir(parents=True, exist_ok=True)
+    merged.to_parquet(output / "triplets.parquet")
+    card = f"---\nconfigs:\n- config_name: triplets\n  description: {len(kept)} kept, {len(dropped)} dropped\n"
+    (output / "README.md").write_text(card + "  data_files: triplets.parquet\n---\n")
+    return output
+
+
+def evaluate(place: Place, run: Run) -> EvaluationResults:
+    """Evaluate a run's mapper on the benchmark's val, or read how it did."""
+    path = place.runs / run.name / f"{place.benchmark}.json"
+    return _evaluate(place, place.runs / run.name / "model", path, [MAPPER])
+
+
+def evaluate_training_free(place: Place, run: Run) -> EvaluationResults:
+    """Evaluate the methods that need no training, on the encoder of any run."""
+    path = place.runs / f"training_free-{place.benchmark}.json"
+    return _evaluate(place, place.runs / run.name / "model", path, list(TRAINING_FREE))
+
+
+def _evaluate(place: Place, folder: Path, path: Path, methods: list[str]) -> EvaluationResults:
+    if path.is_file():
+        return EvaluationResults.load(path)
+    model, processor = HyCIRModel.from_pretrained(folder).eval(), HyCIRProcessor.from_pretrained(folder)
+    data = read_benchmark(place.benchmark, place.data)
+    features = _picture_features(place, model, processor, data)
+    evaluation = evaluate_benchmark(
+        model, processor, data, methods=methods, picture_features=features, model_name=folder.parent.name
+    )
+    if evaluation.results is None:
+        raise ValueError(f"Expected a split with answers, but {place.benchmark}'s val in {place.data} has none.")
+    unfinished = path.with_suffix(".tmp")
+    evaluation.results.save(unfinished)
+    unfinished.rename(path)
+    return evaluation.results
+
+
+def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor, data: BenchmarkData) -> torch.Tensor:
+    """The benchmark's pictures through the frozen encoder, once for all runs."""
+    path = (
+        place.work
+        / "features"
+        / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{data.fingerprint()}.safetensors"
+    )
+    if not path.is_file():
+        features = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"features": features.contiguous()}, unfinished)
+        unfinished.rename(path)
+    return load_file(path)["features"]
+
+
+def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
+    """Train and evaluate the runs that are not there yet, `jobs` at once, each on one thread."""
+    waiting = [run for run in runs if not (place.runs / run.name / f"{place.benchmark}.json").is_file()]
+    print(f"{len(runs)} runs, {len(waiting)} of them to be done, in {place.runs}", flush=True)
+    if not waiting:
+        return
+    for run in {run.triplets: run for run in waiting}.values():
+        _make_features(arguments_of(place, run), ["unlabeled", *(["triplets"] if run.triplets != "none" else [])])
+    _use_one_thread()
+    print(_do(place, waiting[0]), flush=True)  # alone: its evaluation encodes the benchmark's pictures for the others
+    if jobs == 1:
+        for run in waiting[1:]:
+            print(_do(place, run), flush=True)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_one_thread) as pool:
+        tasks = [pool.submit(_do, place, run) for run in waiting[1:]]
+        try:
+            for done in as_completed(tasks):
+                print(done.result(), flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _make_features(arguments: HybridTrainingArguments, streams: list[str]) -> None:
+    """Encode the training pictures, before several processes want them."""
+    model, processor = load_model(arguments)
+    open_streams(streams, replace(arguments, progress=True), model, processor, Share(0, 1), lambda: None)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _do(place: Place, run: Run) -> str:
+    train(place, run)
+    values = {
+        part: {metric: round(100 * one.mean, 1) for metric, one in metrics.items()}
+        for part, metrics in evaluate(place, run).intervals()[MAPPER].items()
+    }
+    return f"{run.name}: {json.dumps(values)}"

@@ -1,0 +1,151 @@
+"""The paper's tables: run as the command is run, on a tiny world; and what their sentences say, on figures by hand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import Dataset
+from PIL import Image
+from test_evaluation_files import make_cirr, make_fashioniq
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from ablation_runs import Run, write_unfiltered  # noqa: E402
+from tables import ABLATIONS, Setting, compare_orders, difference_of, figure_of  # noqa: E402
+
+from hycir_hf.evaluation import EvaluationResults, PartScores  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def syncir(syncir_folder, tmp_path_factory):
+    """SynCir's folder with what it dropped: two triplets by the filter, and pairs without a query text."""
+    path = tmp_path_factory.mktemp("syncir") / "triplets"
+    shutil.copytree(syncir_folder, path)
+    reasons = ["low similarity: 0.5 < 0.7", "equal captions", "low query_gain: -0.1 < 0", "no answer: HTTP 500"]
+    dropped = {
+        "reference_id": ["00.png"] * 4,
+        "target_id": ["05.png"] * 4,
+        "query_text": ["fly", "", "swim", ""],
+        "reason": reasons,
+    }
+    Dataset.from_dict(dropped).to_parquet(path / "dropped.parquet")
+    card = (path / "README.md").read_text()
+    config = "- config_name: dropped\n  data_files: dropped.parquet\n---\n"
+    (path / "README.md").write_text(card.removesuffix("---\n") + config)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(encoder_path, picture_folder, syncir, tmp_path_factory):
+    """A config of tiny trainings, and a function that runs the command on it."""
+    root = tmp_path_factory.mktemp("world")
+    settings = {
+        "encoder": str(encoder_path),
+        "unlabeled": str(picture_folder),
+        "triplets": str(syncir),
+        "unlabeled_batch_size": 8,
+        "triplet_batch_size": 4,
+        "steps": 50,
+    }
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+
+    def run(*arguments):
+        shared = ["--config", "tiny.yaml", "--work", "work", "--output", "out", "--steps", "2"]
+        command = [sys.executable, str(EXAMPLES / "tables.py"), *arguments, *shared]
+        # The clone's own package, whichever is installed; one thread.
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return root, run
+
+
+def test_unfiltered_is_what_the_filter_dropped_and_not_what_had_no_text(syncir, tmp_path):
+    folder = write_unfiltered(str(syncir), tmp_path / "unfiltered")
+    texts = pq.read_table(folder / "triplets.parquet")["query_text"].to_pylist()
+    assert len(texts) == 22 and texts[20:] == ["fly", "swim"]
+
+
+def test_tables_share_runs_and_go_on(world):
+    """Two tables at once; a lost evaluation is made again from its model, and nothing else is."""
+    root, run = world
+    cirr = ["--benchmark", "cirr", "--data", str(make_cirr(root / "cirr"))]
+    printed = run("table3", "table5", *cirr, "--seeds", "0", "--jobs", "2")
+    assert re.findall(r"(\d+) runs, (\d+) of them", printed) == [("2", "2"), ("3", "2")]  # hybrid, filtered is shared
+    text = (root / "out" / "table3.md").read_text()
+    assert "| LaSCo | 69.99 | not run |" in text and re.search(r"\| SynCir, filtered \| 70.73 \| \d+\.\d\d \|", text)
+    assert "Of 1 pair of settings that the paper ranks, CIRR ranks: " in text and "(table3.png)" in text
+    with Image.open(root / "out" / "table5.png") as plot:
+        assert plot.size[0] > 500
+    (runs,) = (root / "work").glob("tiny-*-2")
+    models = {path: path.stat().st_mtime_ns for path in runs.glob("*/model/model.safetensors")}
+    assert len(models) == 4 and not list(runs.glob("*/checkpoints"))
+    lost = runs / "zs-k4-none-seed0" / "cirr.json"
+    before = lost.read_text()
+    lost.unlink()
+    assert "3 runs, 1 of them" in run("table5", *cirr, "--seeds", "0")
+    assert lost.read_text() == before
+    assert models == {path: path.stat().st_mtime_ns for path in runs.glob("*/model/model.safetensors")}
+
+
+def test_table6_sets_the_training_free_methods_beside(world):
+    root, run = world
+    run("table6", "--benchmark", "fashioniq", "--data", str(make_fashioniq(root / "fashioniq")), "--seeds", "0")
+    text = (root / "out" / "table6.md").read_text()
+    assert text.count("| slerp | ") == 4 and "Mean over the parts" in text
+    assert "| method | R@10 | seeds | queries | R@50 | seeds | queries |" in text
+    assert text.count("Hybrid minus L_ZS, mean of R@10 and R@50: ") == 3
+
+
+def results_of(values):
+    ids = [str(number) for number in range(len(values))]
+    return EvaluationResults(
+        "cirr", "val", {"mapper": {"all": PartScores(ids, ids, {"R@1": np.asarray(values, dtype=float)})}}
+    )
+
+
+def figure(*seeds):
+    return figure_of([results_of(values) for values in seeds], "mapper", "all", ["R@1"])
+
+
+def test_a_figure_is_the_mean_over_seeds_with_both_spreads():
+    one = figure([1, 0, 0, 0], [1, 1, 0, 0])
+    assert one.mean == 0.375 and one.seeds.tolist() == [0.25, 0.5]
+    assert one.scores.values["value"].tolist() == [1, 0.5, 0, 0]
+    mean, seeds, queries = one.cells()
+    assert (mean, seeds) == ("37.50", "25.00 – 50.00") and queries == "0.00 – 75.00"
+
+
+def test_settings_are_told_apart_by_queries_and_by_every_seed():
+    high, low = [1] * 30 + [0] * 10, [0] * 30 + [0] * 10
+    assert difference_of(figure(high, high), figure(low, low)) == (0.75, True)
+    assert difference_of(figure(high, low), figure(low, high)) == (0, False)
+    assert difference_of(figure(high, high, low), figure(low, low, [1, *low[1:]]))[1] is False  # a seed disagrees
+    assert difference_of(figure([1, *low]), figure([0, *low]))[1] is False  # one query of 41
+
+
+def test_the_sentence_names_agreement_and_disagreement():
+    high, middle, low = [1] * 40, [1] * 20 + [0] * 20, [0] * 40
+    settings = [Setting("a", Run(), 1.0), Setting("b", Run(), 2.0), Setting("c", Run(), 3.0)]
+    figures = {"a": figure(middle), "b": figure(high), "c": figure(low)}
+    sentence = compare_orders(settings, figures, "this world")
+    assert "Of 3 pairs of settings that the paper ranks, this world ranks: 1 as the paper does" in sentence
+    assert "2 the other way round" in sentence and "Best here: b; in the paper: c." in sentence
+    assert "As the paper does: b over a (+50.00)." in sentence and "c over a (-50.00)" in sentence
+    many = compare_orders(settings[:2], {"a": figure(high), "b": figure(high)}, "this world")
+    assert "1 not told apart" in many and "Not told apart: b over a (+0.00)." in many
+
+
+def test_the_runs_are_the_papers():
+    assert [one.run.num_pseudo_tokens for one in ABLATIONS["table4"].settings] == list(range(1, 9))
+    best = max(ABLATIONS["table4"].settings, key=lambda one: one.paper)
+    assert best.run == ABLATIONS["table5"].settings[2].run == ABLATIONS["table3"].settings[2].run == Run()
