@@ -3,14 +3,15 @@
 `tables.py` says which runs a table needs; those that tables share (K = 4, hybrid, filtered triplets) are shared here.
 """
 
+import hashlib
 import json
 import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -44,7 +45,8 @@ class Run:
     Args:
         objective (`str`): "zs", "triplet" or "hybrid".
         num_pseudo_tokens (`int`): K.
-        triplets (`str`): "filtered", "unfiltered" or "lasco"; "none" for the objective "zs".
+        triplets (`str`): "filtered", "unfiltered", "lasco", or a name of `Place.further_triplets`; "none" for the
+            objective "zs".
         seed (`int`): Of mapper, order and dropout.
     """
 
@@ -72,6 +74,7 @@ class Place:
         encoder (`str`, *optional*): In place of the config's.
         lasco (`str`, *optional*): LaSCo's JSON file.
         lasco_images (`str`, *optional*): LaSCo's pictures, where they do not lie with it.
+        further_triplets (`Mapping[str, str]`): Name -> data set on the same pictures, for a run's `triplets`.
     """
 
     config: Path
@@ -82,6 +85,7 @@ class Place:
     encoder: str | None = None
     lasco: str | None = None
     lasco_images: str | None = None
+    further_triplets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> Path:
@@ -109,7 +113,9 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
         settings |= {"steps": place.steps, "warmup_steps": warmup, "epochs": None}
     if place.encoder is not None:
         settings["encoder"] = place.encoder
-    if run.triplets == UNFILTERED:
+    if run.triplets in place.further_triplets:
+        settings["triplets"] = place.further_triplets[run.triplets]
+    elif run.triplets == UNFILTERED:
         settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
         settings["triplets"] = str(write_unfiltered(settings["triplets"], place.runs / "unfiltered"))
     elif run.triplets == LASCO:
@@ -141,29 +147,32 @@ def write_unfiltered(syncir: str, output: Path) -> Path:
     return output
 
 
-def evaluate(place: Place, run: Run) -> EvaluationResults:
-    """Evaluate a run's mapper on the benchmark's val, or read how it did."""
-    path = place.runs / run.name / f"{place.benchmark}.json"
-    return _evaluate(place, place.runs / run.name / "model", path, [MAPPER])
+def evaluate(place: Place, run: Run, split: str = "val") -> EvaluationResults:
+    """Evaluate a run's mapper on a split of the benchmark, or read how it did."""
+    return _evaluate(place, run, _results_path(place, run.name, split), [MAPPER], split)
 
 
-def evaluate_training_free(place: Place, run: Run) -> EvaluationResults:
+def evaluate_training_free(place: Place, run: Run, split: str = "val") -> EvaluationResults:
     """Evaluate the methods that need no training, on the encoder of any run."""
-    path = place.runs / f"training_free-{place.benchmark}.json"
-    return _evaluate(place, place.runs / run.name / "model", path, list(TRAINING_FREE))
+    return _evaluate(place, run, _results_path(place, "training_free", split), list(TRAINING_FREE), split)
 
 
-def _evaluate(place: Place, folder: Path, path: Path, methods: list[str]) -> EvaluationResults:
+def _results_path(place: Place, name: str, split: str = "val") -> Path:
+    return place.runs / name / f"{place.benchmark}-{split}.json"
+
+
+def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str) -> EvaluationResults:
     if path.is_file():
         return EvaluationResults.load(path)
+    folder = place.runs / run.name / "model"
     model, processor = HyCIRModel.from_pretrained(folder).eval(), HyCIRProcessor.from_pretrained(folder)
-    data = read_benchmark(place.benchmark, place.data)
+    data = read_benchmark(place.benchmark, place.data, split)
     features = _picture_features(place, model, processor, data)
     evaluation = evaluate_benchmark(
-        model, processor, data, methods=methods, picture_features=features, model_name=folder.parent.name
+        model, processor, data, methods=methods, picture_features=features, model_name=path.parent.name
     )
     if evaluation.results is None:
-        raise ValueError(f"Expected a split with answers, but {place.benchmark}'s val in {place.data} has none.")
+        raise ValueError(f"Expected a split with answers, but {place.benchmark}'s {split} in {place.data} has none.")
     unfinished = path.with_suffix(".tmp")
     evaluation.results.save(unfinished)
     unfinished.rename(path)
@@ -171,12 +180,9 @@ def _evaluate(place: Place, folder: Path, path: Path, methods: list[str]) -> Eva
 
 
 def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor, data: BenchmarkData) -> torch.Tensor:
-    """The benchmark's pictures through the frozen encoder, once for all runs."""
-    path = (
-        place.work
-        / "features"
-        / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{data.fingerprint()}.safetensors"
-    )
+    """The benchmark's pictures through the frozen encoder, once for all runs and splits with the same pictures."""
+    ids = hashlib.sha256("\n".join(data.pictures).encode()).hexdigest()[:16]
+    path = place.work / "features" / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{ids}.safetensors"
     if not path.is_file():
         features = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +194,7 @@ def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor
 
 def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
     """Train and evaluate the runs that are not there yet, `jobs` at once, each on one thread."""
-    waiting = [run for run in runs if not (place.runs / run.name / f"{place.benchmark}.json").is_file()]
+    waiting = [run for run in runs if not _results_path(place, run.name).is_file()]
     print(f"{len(runs)} runs, {len(waiting)} of them to be done, in {place.runs}", flush=True)
     if not waiting:
         return

@@ -26,7 +26,7 @@ SENTENCE_ENCODER = "all-MiniLM-L6-v2"
 THRESHOLD = 0.62
 # The captioner is wrong about four pictures in ten: the encoder must agree that the caption fits its picture, and that
 # the query text fits the target at least as well as the reference.
-CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.77, 0.0
+CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.6, 0.0
 IMAGES_LICENSE = (
     "by vendor, the first part of `image_id`: noto and noto-v1 (Google) Apache-2.0; openmoji (OpenMoji project) "
     "CC BY-SA 4.0; fluent-3d and fluent-flat (Microsoft) MIT; emojione (Emoji One, version 2) CC BY 4.0; packages and "
@@ -48,7 +48,7 @@ def main() -> None:
     """Build the data set and print its counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "syncir")
-    parser.add_argument("--max-pairs", type=int, default=12000)
+    parser.add_argument("--max-pairs", type=int, default=9000)
     parser.add_argument("--split", default="train", choices=("train", "heldout_concepts"))
     parser.add_argument("--llm", default=NAME)
     parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
