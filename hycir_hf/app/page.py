@@ -156,7 +156,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
         ]:
             event.then(None, js=script)
         gr.on([method.input, k.release], handler(search_again), fields, views, **_PRIVATE)
-        part.input(
+        part.change(
             lambda old, text: browse(Browsing(text, 0, old.seed)),
             [browsing, part],
             browsed,

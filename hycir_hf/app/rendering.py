@@ -179,6 +179,7 @@ background:var(--block-background-fill)}
 .history img{width:2.4rem;height:2.4rem;flex:none;object-fit:contain;background:#fff;border-radius:6px;margin:0}
 .history button>span{display:flex;flex-direction:column;min-width:0}
 .chip-text{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-size:.9rem}
+.dark input[type=radio]:checked{background-color:var(--color-accent)}
 @media (max-width:48rem){#columns{flex-direction:column;align-items:stretch}#columns>*{flex:none!important;width:100%}}
 @media (max-width:34rem){.cards{grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}
 .cards.small .id{font-size:.75rem}
