@@ -178,11 +178,7 @@ def _run_search(args: argparse.Namespace) -> None:
     from .retrieval import Gallery, read_references, search_composed
 
     gallery = Gallery.load(args.gallery)
-    model_path = args.model or gallery.model_path
-    if model_path is None:
-        raise ValueError(
-            f"Expected --model, since the gallery {args.gallery} names no model. Give the one it was made with."
-        )
+    model_path = _model_of(gallery, args)
     references = read_references(gallery, args.gallery, args.image)
     own_ids = [] if args.keep_reference else references.gallery_ids
     excluded = sorted({*own_ids, *args.exclude_reference})
@@ -201,6 +197,37 @@ def _run_search(args: argparse.Namespace) -> None:
         print(f"The reference is itself in the gallery and was left out: {', '.join(map(_shown, excluded))}")
     if args.html:
         print(f"Page: {args.html}")
+
+
+def _model_of(gallery: Any, args: argparse.Namespace) -> str:
+    model_path = args.model or gallery.model_path
+    if model_path is None:
+        raise ValueError(
+            f"Expected --model, since the gallery {args.gallery} names no model. Give the one it was made with."
+        )
+    return model_path
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gallery", metavar="DIR", help="gallery that `hycir index` made")
+    parser.add_argument("--model", metavar="M", help="model, by default the one that made the gallery")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (127.0.0.1: this machine)"
+    )
+    parser.add_argument("--port", type=_positive, metavar="P", help="port (the first free one from 7860)")
+    parser.add_argument("--max-upload", type=_positive, default=20, metavar="MB", help="largest upload, in MB (20)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda ... (a GPU where there is one)")
+
+
+def _run_app(args: argparse.Namespace) -> None:
+    from .app import build_app, launch_app
+    from .retrieval import Gallery
+
+    gallery = Gallery.load(args.gallery)
+    page = build_app(*_load_model(_model_of(gallery, args), args.device), gallery, args.gallery)
+    url = launch_app(page, args.host, args.port, args.max_upload, block=False)
+    print(f"{url} shows {len(gallery)} pictures; Ctrl-C ends it", flush=True)
+    page.block_thread()
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
@@ -645,6 +672,13 @@ _COMMANDS: tuple[tuple[str, str, str, _AddArguments, _Run], ...] = (
         '  hycir search gallery --image cat.jpg --text "make it black" -k 5 --html found.html',
         _add_search,
         _run_search,
+    ),
+    (
+        "app",
+        "Show the search page of a gallery in a browser: pick or upload a reference, type a text, go on from results.",
+        "  hycir app gallery\n  hycir app gallery --port 8000 --max-upload 5",
+        _add_app,
+        _run_app,
     ),
     (
         "syncir",

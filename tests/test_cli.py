@@ -51,7 +51,9 @@ def test_help_and_import_load_nothing_heavy(code, option):
     assert not loaded & HEAVY and "hycir_hf" in loaded
 
 
-@pytest.mark.parametrize("command", ["index", "search", "features", "train", "syncir", "evaluate", "convert", "push"])
+@pytest.mark.parametrize(
+    "command", ["index", "search", "app", "features", "train", "syncir", "evaluate", "convert", "push"]
+)
 def test_help_has_an_example_that_parses(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -1,0 +1,272 @@
+"""The page: its parts wired together with Gradio, and the server that shows it."""
+
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..evaluation.methods import MAPPER
+from ..retrieval import Gallery
+from .answering import METHODS, GallerySearcher
+from .rendering import (
+    CLICK_SCRIPT,
+    SHOW_FIELDS_SCRIPT,
+    SHOW_RESULTS_SCRIPT,
+    STYLE,
+    render_gallery,
+    render_header,
+    render_history,
+    render_message,
+    render_reference,
+    render_results,
+)
+from .session import Browsing, Session, go_back, pick, pick_id, search, search_again, upload
+
+try:
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Receive, Scope, Send
+except ImportError as error:
+    raise ImportError(
+        "hycir_hf.app needs gradio 6 or later, which cannot be imported. Install it with pip install 'hycir_hf[app]'."
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+MAX_UPLOAD_MB = 20
+_MAX_K = 100
+_METHOD_LABELS = [("pseudo tokens (mapper)" if name == MAPPER else name, name) for name in METHODS]
+_UPLOAD_SECONDS = 3600  # uploads are deleted when older
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.PathLike) -> gr.Blocks:
+    """Build the search page of a gallery.
+
+    Args:
+        model (`HyCIRModel`): In eval mode; its encoder made the gallery.
+        processor (`HyCIRProcessor`): The model's.
+        gallery (`Gallery`): What is searched.
+        directory (`str` or `Path`): The gallery's folder, from which its pictures are found.
+
+    Returns:
+        `gradio.Blocks`: For `launch_app`. Its one API endpoint is `/search` (text, reference_id, method, k).
+
+    Raises:
+        ValueError: If another encoder made the gallery, or it is empty.
+    """
+    searcher = GallerySearcher(model, processor, gallery, directory)
+    start, opening = Session(k=min(Session.k, len(gallery))), Browsing(seed=0)
+    with gr.Blocks(
+        title="Composed image search", analytics_enabled=False, delete_cache=(_UPLOAD_SECONDS, _UPLOAD_SECONDS)
+    ) as page:
+        session, browsing = gr.State(start), gr.State(opening)
+        gr.HTML(render_header(searcher))
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=1, min_width=290):
+                reference = gr.HTML(render_reference(start), elem_id="reference")
+                file = gr.File(
+                    label="Upload a reference", show_label=False, file_types=["image"], type="binary", height=140
+                )
+                text = gr.Textbox(label="What should change?", placeholder="make it night", max_lines=4, elem_id="text")
+                button = gr.Button("Search", variant="primary")
+                method = gr.Radio(_METHOD_LABELS, value=start.method, label="Method")
+                k = gr.Slider(1, min(_MAX_K, len(gallery)), value=start.k, step=1, label="Pictures shown (k)")
+            with gr.Column(scale=3, min_width=290):
+                message = gr.HTML(render_message(start), elem_id="message")
+                history = gr.HTML(render_history(start), elem_id="history", js_on_load=CLICK_SCRIPT)
+                with gr.Tabs(selected="gallery") as tabs:
+                    with gr.Tab("Gallery", id="gallery"):
+                        with gr.Row(equal_height=True):
+                            part = gr.Textbox(
+                                show_label=False,
+                                label="Find an id",
+                                placeholder="Find an id; Enter takes it",
+                                container=False,
+                                scale=3,
+                                min_width=200,
+                            )
+                            before, after, shuffle, in_order = (
+                                gr.Button(name, size="sm", min_width=70)
+                                for name in ("‹ Back", "Next ›", "Shuffle", "In order")
+                            )
+                        line, cards, _ = render_gallery(opening, searcher)
+                        shown = gr.Markdown(line, elem_id="shown")
+                        grid = gr.HTML(cards, elem_id="grid", js_on_load=CLICK_SCRIPT)
+                    with gr.Tab("Results", id="results"):
+                        results = gr.HTML(render_results(start, searcher), elem_id="results", js_on_load=CLICK_SCRIPT)
+
+        views = [session, reference, message, history, results, text, method, k, tabs]
+
+        def show(new: Session, tab: str | None = None) -> list[Any]:
+            return [
+                new,
+                render_reference(new),
+                render_message(new),
+                render_history(new),
+                render_results(new, searcher),
+                new.query_text,
+                new.method,
+                new.k,
+                gr.Tabs(selected=tab) if tab else gr.skip(),
+            ]
+
+        def handler(action: Callable[..., Session]) -> Callable[..., list[Any]]:
+            """Run an action on the session as the fields stand; a new answer opens the results."""
+
+            def run(old: Session, query_text: str, method: str, k: float, *args: Any) -> list[Any]:
+                new = action(replace(old, query_text=query_text, method=method, k=int(k)), searcher, *args)
+                return show(new, None if new.answer is old.answer else "results")
+
+            return run
+
+        def on_click(action: Callable[..., Session]) -> Callable[..., list[Any]]:
+            """The same with the number of the button that was clicked."""
+
+            def run(old: Session, query_text: str, method: str, k: float, event: gr.EventData) -> list[Any]:
+                return handler(action)(old, query_text, method, k, event.number)
+
+            return run
+
+        def on_upload(*args: Any) -> list[Any]:
+            return [*handler(upload)(*args), None]  # the file's field is free for the next
+
+        def browse(new: Browsing) -> list[Any]:
+            line, cards, new = render_gallery(new, searcher)
+            return [new, line, cards]
+
+        fields, browsed = [session, text, method, k], [browsing, shown, grid]
+        searches = [
+            gr.on([button.click, text.submit], handler(search), fields, views, **_PRIVATE),
+            history.click(on_click(go_back), fields, views, **_PRIVATE),
+        ]
+        picks = [
+            gr.on([grid.click, results.click], on_click(pick), fields, views, **_PRIVATE),
+            part.submit(handler(pick_id), [*fields, part], views, **_PRIVATE),
+            file.upload(on_upload, [*fields, file], [*views, file], **_PRIVATE),
+        ]
+        for event, script in [(one, SHOW_RESULTS_SCRIPT) for one in searches] + [
+            (one, SHOW_FIELDS_SCRIPT) for one in picks
+        ]:
+            event.then(None, js=script)
+        gr.on([method.input, k.release], handler(search_again), fields, views, **_PRIVATE)
+        part.change(
+            lambda old, text: browse(Browsing(text, 0, old.seed)),
+            [browsing, part],
+            browsed,
+            trigger_mode="always_last",
+            **_PRIVATE,
+        )
+        before.click(lambda old: browse(replace(old, page=old.page - 1)), browsing, browsed, **_PRIVATE)
+        after.click(lambda old: browse(replace(old, page=old.page + 1)), browsing, browsed, **_PRIVATE)
+        shuffle.click(
+            lambda old: browse(replace(old, page=0, seed=secrets.randbits(32))), browsing, browsed, **_PRIVATE
+        )
+        in_order.click(lambda old: browse(replace(old, page=0, seed=None)), browsing, browsed, **_PRIVATE)
+        gr.api(_search_endpoint(searcher), api_name="search")
+    return page
+
+
+def launch_app(
+    page: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    max_upload_mb: int = MAX_UPLOAD_MB,
+    block: bool = True,
+) -> str:
+    """Serve a page that `build_app` made.
+
+    No file is served beyond the page's own: its pictures are embedded. Nothing is fetched from other hosts.
+
+    Args:
+        page (`gradio.Blocks`): The page.
+        host (`str`, *optional*): Address to listen on; by default GRADIO_SERVER_NAME, or else 127.0.0.1.
+        port (`int`, *optional*): By default GRADIO_SERVER_PORT, or else the first free one from 7860.
+        max_upload_mb (`int`): Largest upload, in MB of 2^20 bytes.
+        block (`bool`): Return only when the server has ended.
+
+    Returns:
+        `str`: The page's address.
+
+    Raises:
+        OSError: If the port is taken, or this machine has no such address.
+    """
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    if not _is_loopback(host):
+        logger.warning(
+            "The page listens on %s: everybody who reaches this machine there can search and see the gallery.", host
+        )
+    _check_free(host, port)
+    _, url, _ = page.queue().launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(_NoFiles)]},
+        max_file_size=max_upload_mb * 2**20,
+        theme=gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
+        css=STYLE,
+        footer_links=[],
+        enable_monitoring=False,
+    )
+    logger.info("The page is at %s", url)
+    if block:
+        page.block_thread()
+    return url
+
+
+def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
+    def search(text: str, reference_id: str = "", method: str = METHODS[0], k: int = 10) -> list[dict]:
+        """Rank the gallery for a picture of it and a text: `[{"id", "score"}, ...]`, best first."""
+        try:
+            if reference_id and reference_id not in searcher.row_of_id:
+                raise ValueError(f"Expected an id of the gallery, but found {reference_id!r}. Look one up on the page.")
+            reference = searcher.reference_of_row(searcher.row_of_id[reference_id]) if reference_id else None
+            answer = searcher.answer(reference, text, method, k)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return [{"id": searcher.ids[row], "score": score} for row, score in answer.ranking]
+
+    return search
+
+
+class _NoFiles:
+    """Refuses Gradio's routes that serve files, or other hosts' pages through this one: the page needs neither."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http" and re.search("/(file|proxy)[=/]", scope["path"]):
+            app = PlainTextResponse("This page serves no files.", 403)
+        await app(scope, receive, send)
+
+
+def _check_free(host: str, port: int | None) -> None:
+    """Gradio would wait for ever for a server that cannot start."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise OSError(
+            f"Expected to listen on {host}, port {port or 'any'}, but cannot: {error.strerror}. Give another --host or "
+            "--port."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
