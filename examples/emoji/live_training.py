@@ -22,7 +22,7 @@ from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 HERE = Path(__file__).parent
 OUTPUT = HERE.parents[1] / "demo" / "training"
 NUM_TRIPLETS = 600
-STEPS, UNLABELED, TRIPLETS = 60, 64, 64
+STEPS, UNLABELED, TRIPLETS = 40, 64, 64
 PART = "heldout_vendor"
 
 

@@ -46,6 +46,11 @@ def save(trained: Path, output: Path) -> None:
         saved._auto_class = None  # the package is here: no copy of its code beside the weights
     model.save_pretrained(output, mapper_only=True)
     processor.save_pretrained(output)
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):  # nor a word of such a copy
+        settings = json.loads((output / name).read_text(encoding="utf-8"))
+        for part in (settings, settings.get("image_processor", {})):
+            part.pop("auto_map", None)
+        (output / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     log = json.loads((trained / "trainer_state.json").read_text(encoding="utf-8"))["state"]["log"]
     terms = ("step", "loss", "zs", "triplet")
     lines = [json.dumps({name: round(entry[name], 4) for name in terms if name in entry}) for entry in log]
