@@ -93,8 +93,8 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     intro = (
         "A picture and a text find another picture. The gallery is Twemoji, a vendor that neither the encoder nor the "
-        "mapper has seen in training; the mapper was trained on pictures and on triplets that SynCir made of them, without "
-        "any label. The reference itself is left out of each ranking; a green frame marks the right answer."
+        "mapper has seen in training; the mapper was trained on pictures and on triplets that SynCir made of them, "
+        "without any label. The reference itself is left out of each ranking; a green frame marks the right answer."
     )
     page = render_search_page(answered, "Composed image retrieval on emoji", intro, [PageTable(caption, header, rows)])
     args.output.write_text(page, encoding="utf-8")
