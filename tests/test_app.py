@@ -310,9 +310,10 @@ def test_the_space_answers_through_the_client(emoji, tmp_path):
             [sys.executable, str(ROOT / "examples" / "space" / "app.py")], env=environment, stderr=file, stdout=file
         )
     try:
-        while "The page is at" not in log.read_text() and process.poll() is None:
+        found = None
+        while not found and process.poll() is None:
             time.sleep(0.2)
-        found = re.search(r"The page is at (http://127\.0\.0\.1:\d+)", log.read_text())
+            found = re.search(r"The page is at (http://127\.0\.0\.1:\d+)/?\n", log.read_text())
         assert found, log.read_text()
         client = Client(found[1], verbose=False)
         name = Gallery.load(emoji / "gallery").ids[0]
@@ -322,4 +323,4 @@ def test_the_space_answers_through_the_client(emoji, tmp_path):
             client.predict("make it red", "/etc/passwd", "mapper", 4, api_name="/search")
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(120)

@@ -40,7 +40,8 @@ def run(tmp_path):
 def test_each_is_short_says_its_command_and_is_run_here():
     here = Path(__file__).read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    scripts = [path for path in EXAMPLES.glob("*.py") if not path.name.startswith(("benchmark_", "syncir_ray"))]
+    others = ("benchmark_", "syncir_ray", "tables", "ablation_runs")  # with tests of their own
+    scripts = [path for path in EXAMPLES.glob("*.py") if not path.name.startswith(others)]
     assert len(scripts) == 9
     for path in scripts:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +72,7 @@ def test_vector_store(run):
 
 def test_dataset_map(run, tmp_path):
     cook, firefighter = run("dataset_map")
-    assert cook.startswith("man cook + 'make it a woman': woman cook, ")
+    assert cook.startswith("man cook + 'make it a woman': ") and "woman cook, " in cook
     assert firefighter.startswith(f"{QUERY}man firefighter, ") and (tmp_path / "demo/people.faiss").is_file()
 
 

@@ -6,6 +6,7 @@ import shlex
 import tarfile
 from pathlib import Path
 
+import gradio
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ import transformers
 import yaml
 from conftest import build_encoder, build_processor, random_picture
 from datasets import load_dataset
+from gradio_client import Client
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.cli import build_parser, main
@@ -156,6 +158,15 @@ def test_every_row_of_the_table_has_three_lines_and_a_test():
     here = Path(__file__).read_text(encoding="utf-8")
     assert len(rows) >= 8 and all(len(lines) == 3 for lines in rows.values())
     assert [title for title in rows if f'run("{title}")' not in here] == []
+
+
+def test_from_a_browser(run):
+    url = run("a browser (`hycir app GALLERY`)")[1]["url"]
+    try:
+        found = Client(url, verbose=False).predict(TARGET, "", "text only", 1, api_name="/search")
+    finally:
+        gradio.close_all()
+    assert [row["id"] for row in found] == [TARGET]
 
 
 def test_from_a_pipeline(run, emoji):
