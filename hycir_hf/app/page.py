@@ -117,20 +117,20 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
                 gr.Tabs(selected=tab) if tab else gr.skip(),
             ]
 
-        def handler(action: Callable[..., Session]) -> Callable[..., list[Any]]:
-            """Run an action on the session as the fields stand; a new answer opens the results."""
+        def handler(action: Callable[..., Session], tab: str | None = None) -> Callable[..., list[Any]]:
+            """Run an action on the session as the fields stand, then open a tab: the results after a new answer."""
 
             def run(old: Session, query_text: str, method: str, k: float, *args: Any) -> list[Any]:
                 new = action(replace(old, query_text=query_text, method=method, k=int(k)), searcher, *args)
-                return show(new, None if new.answer is old.answer else "results")
+                return show(new, tab if new.answer is old.answer else "results")
 
             return run
 
-        def on_click(action: Callable[..., Session]) -> Callable[..., list[Any]]:
+        def on_click(action: Callable[..., Session], tab: str | None = None) -> Callable[..., list[Any]]:
             """The same with the number of the button that was clicked."""
 
             def run(old: Session, query_text: str, method: str, k: float, event: gr.EventData) -> list[Any]:
-                return handler(action)(old, query_text, method, k, event.number)
+                return handler(action, tab)(old, query_text, method, k, event.number)
 
             return run
 
@@ -144,7 +144,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
         fields, browsed = [session, text, method, k], [browsing, shown, grid]
         searches = [
             gr.on([button.click, text.submit], handler(search), fields, views, **_PRIVATE),
-            history.click(on_click(go_back), fields, views, **_PRIVATE),
+            history.click(on_click(go_back, "results"), fields, views, **_PRIVATE),
         ]
         picks = [
             gr.on([grid.click, results.click], on_click(pick), fields, views, **_PRIVATE),
