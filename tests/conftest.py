@@ -1,6 +1,7 @@
 """Tiny random encoders of every family, a tiny offline tokenizer, and small pictures."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -35,6 +36,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
+
+# A shell's background jobs ignore SIGINT, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 

@@ -89,7 +89,7 @@ def test_tables_share_runs_and_go_on(world):
     (runs,) = (root / "work").glob("tiny-*-2")
     models = {path: path.stat().st_mtime_ns for path in runs.glob("*/model/model.safetensors")}
     assert len(models) == 4 and not list(runs.glob("*/checkpoints"))
-    lost = runs / "zs-k4-none-seed0" / "cirr.json"
+    lost = runs / "zs-k4-none-seed0" / "cirr-val.json"
     before = lost.read_text()
     lost.unlink()
     assert "3 runs, 1 of them" in run("table5", *cirr, "--seeds", "0")

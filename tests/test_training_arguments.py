@@ -95,7 +95,9 @@ def test_wrong_files(tmp_path, content, message):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_recipes_are_settings(path):
     arguments = parse_arguments(["--config", str(path)])
-    if "paper" in path.stem:
+    if path.stem == "emoji":
+        assert (arguments.objective, arguments.steps, arguments.num_pseudo_tokens) == ("hybrid", 300, 4)
+    elif "paper" in path.stem:
         recipe = (arguments.unlabeled_batch_size, arguments.triplet_batch_size, arguments.num_pseudo_tokens)
         assert recipe == (512, 256, 4) and arguments.optimizer == "adam" and arguments.learning_rate == 1e-4
     else:
@@ -104,7 +106,7 @@ def test_the_recipes_are_settings(path):
 
 
 def test_there_are_recipes():
-    assert len(CONFIGS) == 4
+    assert len(CONFIGS) == 5
 
 
 def test_settings_load_no_torch():
