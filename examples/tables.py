@@ -22,6 +22,7 @@ from ablation_runs import FILTERED, LASCO, UNFILTERED, Place, Run, complete, eva
 from hycir_hf.evaluation import BENCHMARKS, MAPPER, Benchmark, EvaluationResults, PartScores, mean_intervals
 from hycir_hf.evaluation.report import render_table
 from hycir_hf.evaluation.results import AVERAGE
+from hycir_hf.evaluation.scoring import Interval
 from hycir_hf.search_page import PageTable
 
 ROOT = Path(__file__).parents[1]
@@ -105,10 +106,15 @@ def figure_of(results: Sequence[EvaluationResults], method: str, part: str, metr
     return Figure(values.mean(axis=1), replace(parts[0], values={"value": values.mean(axis=0)}))
 
 
+def paired_difference(first: Figure, second: Figure) -> Interval:
+    """First minus second, query by query, each the mean of its seeds."""
+    values = first.scores.values["value"] - second.scores.values["value"]
+    return mean_intervals(replace(first.scores, values={"value": values}))["value"]
+
+
 def difference_of(first: Figure, second: Figure) -> tuple[float, bool]:
     """First minus second, and whether it is told apart from 0: by the interval over queries and by every seed."""
-    values = first.scores.values["value"] - second.scores.values["value"]
-    interval = mean_intervals(replace(first.scores, values={"value": values}))["value"]
+    interval = paired_difference(first, second)
     signs = np.sign(first.seeds - second.seeds)
     agree = bool(np.all(signs == np.sign(interval.mean)))
     return interval.mean, agree and not interval.low <= 0 <= interval.high

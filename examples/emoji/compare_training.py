@@ -21,11 +21,10 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from ablation_runs import Place, Run, complete, evaluate, evaluate_training_free  # noqa: E402
-from tables import Figure, figure_of, parts_of  # noqa: E402
+from tables import Figure, figure_of, paired_difference, parts_of  # noqa: E402
 
-from hycir_hf.evaluation import MAPPER, EvaluationResults, mean_intervals  # noqa: E402
+from hycir_hf.evaluation import MAPPER, EvaluationResults  # noqa: E402
 from hycir_hf.evaluation.report import render_table  # noqa: E402
-from hycir_hf.evaluation.scoring import Interval  # noqa: E402
 from hycir_hf.search_page import PageTable  # noqa: E402
 
 RANKS = ("R@1", "R@5", "R@10", "R@50")
@@ -36,12 +35,6 @@ RUNS = {
     "hybrid": Run(),
     CEILING: Run(triplets="rules"),
 }
-
-
-def difference(first: Figure, second: Figure) -> Interval:
-    """First minus second, query by query, each the mean of its seeds."""
-    values = first.scores.values["value"] - second.scores.values["value"]
-    return mean_intervals(replace(first.scores, values={"value": values}))["value"]
 
 
 def compare(results: Mapping[str, Sequence[EvaluationResults]], free: EvaluationResults, part: str) -> str:
@@ -58,7 +51,7 @@ def compare(results: Mapping[str, Sequence[EvaluationResults]], free: Evaluation
     lines = [render_table(PageTable(title, ["", *RANKS, "seeds, R@1"], rows)), ""]
     best = max(free.methods, key=lambda name: figures[name][0].mean)
     for rival in ("L_ZS", best, "L_triplet"):
-        change = [difference(a, b) for a, b in zip(figures["hybrid"], figures[rival], strict=True)]
+        change = [paired_difference(a, b) for a, b in zip(figures["hybrid"], figures[rival], strict=True)]
         shown = ", ".join(
             f"{rank} {_shown(one.mean, one.low, one.high, '+')}" for rank, one in zip(RANKS, change, strict=True)
         )
