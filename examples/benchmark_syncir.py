@@ -19,7 +19,7 @@ import numpy as np
 HERE = Path(__file__).parent
 SIZES = ((82_556, 2048), (100_000, 2048), (1_000_000, 256))
 COMPARED = (10_000, 2048)
-WORDS = "a the dog cat bus man woman red blue on in beach snow street table holding running two three near old".split()  # noqa: SIM905
+WORDS = "a the dog cat bus man woman red blue on in beach snow street table holding running two three near old".split()
 
 
 def find_pairs(count: int, width: int) -> None:

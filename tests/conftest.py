@@ -47,7 +47,7 @@ PAD, BOS, EOS = 0, VOCAB_SIZE - 2, VOCAB_SIZE - 1
 IMAGE_SIZE = 16
 NUM_PSEUDO_TOKENS = 3
 MAX_LENGTH = 77
-WORDS = (  # noqa: SIM905 - a string is easier to read than fifty of them
+WORDS = (
     "a photo of the and , . ! $ make it night day red blue green hat dog cat with without on first second third more "
     "less change to is has big small image picture same but in snow summer"
 ).split()

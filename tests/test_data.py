@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import exit_status, start
 from conftest import build_model, build_processor, random_picture
 from datasets import Dataset
 
@@ -305,23 +306,24 @@ def test_cache_skips_and_counts_what_is_broken(model, shards, tmp_path):
     assert "000000005" in cache.skipped_ids() and len(cache) == 5 and "000000005" not in cache.ids
 
 
+def _build_cache_and_die(picture_folder, place):
+    feature_cache.BLOCK_SIZE = 8
+    write = feature_cache._write_block
+
+    def write_and_die(path, *content):
+        write(path, *content)
+        if path.name == "000001.npz":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    feature_cache._write_block = write_and_die
+    build_feature_cache(build_model(), build_processor(), open_images(str(picture_folder)), place, progress=False)
+
+
 def test_killed_cache_goes_on(model, picture_folder, tmp_path, monkeypatch):
     """kill -9 after the second block: the first two are not encoded again, and the result is the same."""
     images, processor = open_images(str(picture_folder)), build_processor()
     whole = build_feature_cache(model, processor, images, tmp_path / "whole", progress=False)
-    write = feature_cache._write_block
-
-    def write_and_die(place, *content):
-        write(place, *content)
-        if place.name == "000001.npz":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        feature_cache._write_block = write_and_die
-        build_feature_cache(model, processor, images, tmp_path / "killed", progress=False)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert exit_status(start(_build_cache_and_die, picture_folder, tmp_path / "killed")) == -signal.SIGKILL
     with pytest.raises(FileNotFoundError, match="a part"):
         FeatureCache.open(tmp_path / "killed")
     encoded = []

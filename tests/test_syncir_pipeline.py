@@ -1,6 +1,5 @@
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from children import exit_status, start
 from conftest import build_model, build_processor
 from datasets import Dataset, Features, Image, Value, load_dataset
 from fake_llm import FakeLLM, answer_to
@@ -75,8 +75,12 @@ class Echo:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(scoring_module, "_TEXT_BLOCK", 16)
-    monkeypatch.setattr(chat_module, "_FIRST_DELAY", 0.01)
+    _make_small_blocks(monkeypatch.setattr)
+
+
+def _make_small_blocks(set_attribute):
+    set_attribute(scoring_module, "_TEXT_BLOCK", 16)
+    set_attribute(chat_module, "_FIRST_DELAY", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -237,30 +241,30 @@ def test_another_threshold_asks_nothing_again(folder, tmp_path, small_blocks):
     assert dict(generate.asked) == asked
 
 
-def _run_in_child(folder, output, url):
+def _run_with_server(folder, output, url):
+    _make_small_blocks(setattr)
     run(folder, output, ChatGenerator("m", url, concurrency=4))
-    os._exit(0)
 
 
 def test_killed_anywhere_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
     chance = random.Random(0)
     with FakeLLM(latency=0.01) as server:
-        start = time.monotonic()
-        _join(_start(folder, tmp_path / "whole", server.url))
-        seconds = time.monotonic() - start
+        started = time.monotonic()
+        assert exit_status(start(_run_with_server, folder, tmp_path / "whole", server.url)) == 0
+        seconds = time.monotonic() - started
         kills = 0
         for output in (tmp_path / "killed a", tmp_path / "killed b"):
             server.answered.clear()
             own_kills = 0
             for _ in range(10):
-                child = _start(folder, output, server.url)
+                child = start(_run_with_server, folder, output, server.url)
                 child.join(chance.uniform(0.1, 0.6) * seconds)
                 if child.exitcode is not None:
                     break
                 child.kill()
                 child.join()
                 own_kills += 1
-            _join(_start(folder, output, server.url))
+            assert exit_status(start(_run_with_server, folder, output, server.url)) == 0
             asked_again = sum(count - 1 for count in server.answered.values())
             assert asked_again <= 4 * own_kills  # at most the calls in flight
             assert contents(tmp_path / "whole") == contents(output)
@@ -279,21 +283,20 @@ def _run_until_move(folder, output, number):
         return replace(self, target)
 
     Path.replace = die_or_replace
+    _make_small_blocks(setattr)
     run(folder, output)
-    os._exit(0)
 
 
 def test_killed_at_any_renaming_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
     run(folder, tmp_path / "whole")
     for number in range(100):
         output = tmp_path / str(number)
-        child = multiprocessing.get_context("fork").Process(target=_run_until_move, args=(folder, output, number))
-        child.start()
-        child.join(120)
+        status = exit_status(start(_run_until_move, folder, output, number))
         run(folder, output)
         assert contents(output) == contents(tmp_path / "whole")
-        if child.exitcode == 0:
+        if status == 0:
             break
+        assert status == 9
     assert number > 10
 
 
@@ -324,17 +327,6 @@ def test_two_processes_never_pay_for_one_output(folder, tmp_path, small_blocks):
             yield from super().__call__(questions)
 
     run(folder, tmp_path, Nested())
-
-
-def _start(folder, output, url):
-    child = multiprocessing.get_context("fork").Process(target=_run_in_child, args=(folder, output, url))
-    child.start()
-    return child
-
-
-def _join(child):
-    child.join(120)
-    assert child.exitcode == 0
 
 
 def test_questions_without_an_answer_are_listed_and_asked_again(folder, tmp_path, small_blocks):

@@ -111,7 +111,7 @@ _FRAME_WORDS = set(
     """
     a an and as at be become becomes by change convert for from have in into is it its let make of on please put s so
     that the them there they this to transform turn with
-    """.split()  # noqa: SIM905 - easier to read than forty strings
+    """.split()
 )
 _QUOTES = "\"'`“”‘’«»*_ \t"
 
