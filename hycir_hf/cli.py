@@ -220,14 +220,14 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_app(args: argparse.Namespace) -> None:
-    from .app import build_app, launch_app
+    from .app import build_app, launch_app, wait_for_interrupt
     from .retrieval import Gallery
 
     gallery = Gallery.load(args.gallery)
     page = build_app(*_load_model(_model_of(gallery, args), args.device), gallery, args.gallery)
     url = launch_app(page, args.host, args.port, args.max_upload, block=False)
     print(f"{url} shows {len(gallery)} pictures; Ctrl-C ends it", flush=True)
-    page.block_thread()
+    wait_for_interrupt(page)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -321,6 +322,10 @@ def test_the_space_answers_through_the_client(emoji, tmp_path):
         assert len(ranking) == 4 and set(ranking[0]) == {"id", "score"} and name not in {one["id"] for one in ranking}
         with pytest.raises(Exception, match="Expected an id of the gallery"):
             client.predict("make it red", "/etc/passwd", "mapper", 4, api_name="/search")
+        with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a_page", timeout=60):  # as an open page does
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        assert "Traceback" not in log.read_text()
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(120)
+        process.kill()
+        process.wait()

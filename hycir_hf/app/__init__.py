@@ -7,6 +7,6 @@ page.py        build_app and launch_app: the parts wired together with Gradio
 """
 
 from .answering import METHODS, Answer, GallerySearcher, Reference
-from .page import build_app, launch_app
+from .page import build_app, launch_app, wait_for_interrupt
 
-__all__ = ["METHODS", "Answer", "GallerySearcher", "Reference", "build_app", "launch_app"]
+__all__ = ["METHODS", "Answer", "GallerySearcher", "Reference", "build_app", "launch_app", "wait_for_interrupt"]

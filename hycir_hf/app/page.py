@@ -189,7 +189,7 @@ def launch_app(
         host (`str`, *optional*): Address to listen on; by default GRADIO_SERVER_NAME, or else 127.0.0.1.
         port (`int`, *optional*): By default GRADIO_SERVER_PORT, or else the first free one from 7860.
         max_upload_mb (`int`): Largest upload, in MB of 2^20 bytes.
-        block (`bool`): Return only when the server has ended.
+        block (`bool`): Return only when Ctrl-C has ended the server.
 
     Returns:
         `str`: The page's address.
@@ -221,8 +221,19 @@ def launch_app(
     )
     logger.info("The page is at %s", url)
     if block:
-        page.block_thread()
+        wait_for_interrupt(page)
     return url
+
+
+def wait_for_interrupt(page: gr.Blocks) -> None:
+    """Return when Ctrl-C has ended a page's server, without waiting for pages that are open in a browser."""
+    try:
+        while page.server.thread.is_alive():
+            page.server.thread.join(1)
+    except KeyboardInterrupt:
+        page.server.config.timeout_graceful_shutdown = 1  # seconds
+        logging.getLogger("uvicorn.error").disabled = True  # it reports each connection that is cut
+        page.close(verbose=False)
 
 
 def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
