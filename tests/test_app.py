@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 import urllib.error
 import urllib.request
 from dataclasses import replace
