@@ -1,8 +1,11 @@
 """README's code is executed, with a tiny encoder or the emoji world's in the place of the Hub's."""
 
 import ast
+import json
 import re
 import shlex
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -14,10 +17,19 @@ import transformers
 import yaml
 from conftest import build_encoder, build_processor, random_picture
 from datasets import load_dataset
+from fake_llm import FakeLLM
 from gradio_client import Client
+from test_evaluation_files import make_cirr
+from test_syncir_pipeline import caption, embed_images, embed_sentences, small_blocks
+from test_syncir_pipeline import folder as syncir_pictures
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
-from hycir_hf.cli import build_parser, main
+from hycir_hf.cli import main
+from hycir_hf.syncir import SynCirModels
+from hycir_hf.syncir import pipeline as syncir_pipeline
+from hycir_hf.training import CombinerHead
+
+__all__ = ["small_blocks", "syncir_pictures"]  # fixtures
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -231,12 +243,75 @@ def test_from_a_conversion(run, tmp_path):
     assert torch.equal(model.mapper.output.weight, phi["layers.6.weight"]) and model.config.num_pseudo_tokens == 1
 
 
-@pytest.mark.parametrize("command", ["hycir syncir", "hycir train", "hycir evaluate"])
-def test_the_other_commands_are_what_the_command_line_takes(command):
-    lines = [line for line in block("bash", command).splitlines() if line.startswith("hycir ")]
-    assert len(lines) >= 2
-    for line in lines:
-        build_parser().parse_args(shlex.split(line, comments=True)[1:])
+# --- The command blocks: every line, with tiny models and files in the place of the user's ----------------------------
+
+
+def lines(containing, **replaced):
+    """A block's commands as words, some of them replaced."""
+    found = [shlex.split(line, comments=True) for line in block("bash", containing).splitlines()]
+    return [[replaced.get(word, word) for word in words] for words in found]
+
+
+def test_the_syncir_commands(syncir_pictures, small_blocks, tmp_path, monkeypatch, capsys):
+    """Pairs, captions and sentences by the tests' own models, query texts by an endpoint through the real client."""
+    monkeypatch.chdir(tmp_path)
+    Path("PHOTOS").symlink_to(syncir_pictures)
+    monkeypatch.setattr(
+        syncir_pipeline, "SynCirModels", lambda: SynCirModels(embed_images, caption, None, embed_sentences, [])
+    )
+    [key, estimate, openai, own, again] = lines("hycir syncir")
+    assert key[:1] == ["export"] and "OPENAI_API_KEY" in key[1]
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    small = ["--set", "num_workers=0", "--set", "threshold=0.5"]
+    with FakeLLM(key="a key") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert main([*estimate[1:], *small]) == 0 and server.requests == []
+        assert main([*openai[1:], *small]) == 0
+        asked = len(server.requests)
+        own = [word.replace("http://127.0.0.1:8000/v1", server.url) for word in own]
+        assert main([*own[1:], *small]) == 0 and len(server.requests) > asked > 0
+        assert {request["model"] for request in server.requests[asked:]} == {"NAME"}
+    assert main(again[1:]) == 0
+    assert "triplets kept" in capsys.readouterr().out
+    assert json.loads(Path("TRIPLETS/recipe.json").read_text())["thresholds"] == {"similarity": 0.75}
+
+
+def test_the_training_commands(encoder_path, picture_folder, syncir_folder, tmp_path, monkeypatch):
+    """The paper's configuration, with a small encoder, small batches and two steps in the place of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("PHOTOS").symlink_to(picture_folder)
+    Path("examples").symlink_to(ROOT / "examples")
+    [features, train, launch] = lines("hycir train", **{"openai/clip-vit-large-patch14": str(encoder_path)})
+    assert main(features[1:]) == 0 and Path("FEATURES/features.npy").stat().st_size
+    small = ["--encoder", str(encoder_path), "--unlabeled", "PHOTOS", "--triplets", str(syncir_folder), "--steps", "2"]
+    small += ["--unlabeled_batch_size", "8", "--triplet_batch_size", "4", "--output_dir"]
+    assert main([*train[1:], *small, "one"]) == 0
+    assert launch[:2] == ["accelerate", "launch"]
+    launch[:2] = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    subprocess.run([*launch, *small, "two"], check=True, timeout=300)
+    for name in ("one", "two"):
+        assert HyCIRModel.from_pretrained(f"{name}/model").config.num_pseudo_tokens == 4
+
+
+def test_the_evaluation_commands(encoder_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_cirr(tmp_path / "cirr_dataset")
+    model = HyCIRModel.from_encoder(str(encoder_folder), 3)
+    model.save_pretrained("MODEL")
+    build_processor().save_pretrained("MODEL")
+    CombinerHead(model.config.feature_size).save_pretrained("COMBINER")
+    with FakeLLM() as server:
+        replaced = {"BLIP": str(EMOJI / "captioner"), "http://127.0.0.1:8000/v1": server.url}
+        [val, files, scoring, compare, combiner, cirevl] = lines("hycir evaluate", **replaced)
+        assert main(val[1:]) == 0 and Path("report.html").stat().st_size
+        assert main(files[1:]) == 0 and Path("files/cirr_test1_recall.json").stat().st_size
+        assert main([*val[1:], "--submission", "."]) == 0
+        Path("cirr_val_recall.json").rename("recall.json")
+        for command in (scoring, compare, combiner, cirevl):
+            capsys.readouterr()
+            assert main(command[1:]) == 0
+            assert ("| all R@1 |" if command is compare else "| R@1 |") in capsys.readouterr().out
+        assert server.requests
 
 
 def test_the_make_commands_are_what_ci_runs():

@@ -126,7 +126,9 @@ def _as_matrix(features: Any, what: str) -> np.ndarray:
     array = np.ascontiguousarray(features, dtype=np.float32)
     if array.ndim != 2 or not len(array):
         raise ValueError(f"Expected {what} of shape (rows, D), but found shape {array.shape}. Reshape them.")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspects = np.flatnonzero(~np.isfinite(array.sum(axis=1)))  # NaN and infinity stay in a sum, and it is quick
+    bad = suspects[~np.isfinite(array[suspects]).all(axis=1)]
     if len(bad):
         raise ValueError(
             f"Expected finite {what}, but found NaN or infinity in {len(bad)} rows, the first of them row {bad[0]}. "
