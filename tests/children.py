@@ -30,7 +30,7 @@ def exit_status(child):
 
 @functools.cache
 def _start_server():
-    """The server's imports take seconds; tests that time their children start after them."""
+    """The server's imports take seconds: they are over before the first child starts."""
     assert exit_status(_start(int, ())) == 0
 
 

@@ -241,6 +241,22 @@ def test_another_threshold_asks_nothing_again(folder, tmp_path, small_blocks):
     assert dict(generate.asked) == asked
 
 
+def test_a_model_trained_anew_in_its_folder_is_another_model(folder, tmp_path, small_blocks):
+    (tmp_path / "captioner").mkdir()
+    weights = tmp_path / "captioner" / "model.safetensors"
+    captions = []
+    for content, threshold in ((b"first", 0.5), (b"first", 0.4), (b"second", 0.5)):
+        weights.write_bytes(content)
+        given = models()
+        given.caption = lambda images, content=content: [f"{text} {content.decode()}" for text in caption(images)]
+        build_triplets(
+            folder, tmp_path / "out", config(captioner=str(weights.parent), threshold=threshold), given, progress=False
+        )
+        found = pq.read_table(tmp_path / "out" / "triplets.parquet")["reference_caption"]
+        captions.append(found[0].as_py().split()[-1])
+    assert captions == ["first", "first", "second"]
+
+
 def _run_with_server(folder, output, url):
     _make_small_blocks(setattr)
     run(folder, output, ChatGenerator("m", url, concurrency=4))
@@ -249,8 +265,9 @@ def _run_with_server(folder, output, url):
 def test_killed_anywhere_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
     chance = random.Random(0)
     with FakeLLM(latency=0.01) as server:
+        whole = start(_run_with_server, folder, tmp_path / "whole", server.url)
         started = time.monotonic()
-        assert exit_status(start(_run_with_server, folder, tmp_path / "whole", server.url)) == 0
+        assert exit_status(whole) == 0
         seconds = time.monotonic() - started
         kills = 0
         for output in (tmp_path / "killed a", tmp_path / "killed b"):

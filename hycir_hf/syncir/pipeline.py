@@ -205,7 +205,7 @@ class SynCirRun:
 
     @cached_property
     def _features(self) -> BlockStore:
-        key = [self._source_key, self.config.image_encoder, self.config.batch_size]
+        key = [self._source_key, _model_key(self.config.image_encoder), self.config.batch_size]
         return BlockStore(self.work / "features", key, len(self.source.ids), self._image_block)
 
     @property
@@ -293,7 +293,7 @@ class SynCirRun:
 
     @cached_property
     def _caption_store(self) -> BlockStore:
-        key = [self._source_key, self.config.captioner, self.config.batch_size]
+        key = [self._source_key, _model_key(self.config.captioner), self.config.batch_size]
         return BlockStore(self.work / "captions", key, len(self.source.ids), self._image_block)
 
     def _write_captions(self, num_shards: int, shard_index: int) -> None:
@@ -624,6 +624,19 @@ def _check_shards(until: str | None, num_shards: int, shard_index: int) -> None:
             f"Expected a stage of {_SHARED_STAGES} to share among {num_shards} processes, but found {until!r}. Run "
             "the other stages in one process."
         )
+
+
+def _model_key(path: str) -> str:
+    """A model's name and, where it is a folder, its weights: trained anew in its place, it is another model."""
+    if not Path(path).is_dir():
+        return path
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix in (".safetensors", ".bin"):
+            with file.open("rb") as weights:
+                while block := weights.read(2**20):
+                    digest.update(block)
+    return f"{path} {digest.hexdigest()}"
 
 
 def _check_whole(store: BlockStore, stage: str) -> None:
