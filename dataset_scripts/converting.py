@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
 
-from hycir_hf.evaluation import BENCHMARKS, BenchmarkData, PictureRegion, read_benchmark
+from hycir_hf.evaluation import BENCHMARKS, AnnotationsMissingError, BenchmarkData, PictureRegion, read_benchmark
 from hycir_hf.schemas import GALLERY, QUERY
 
 QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
@@ -52,21 +52,30 @@ def convert(name: str, directory: Path, output: Path, allow_missing: bool = Fals
     Args:
         name: A key of `BENCHMARKS`.
         directory: The official folder.
-        output: Folder of the data set.
+        output: Folder of the data set; written over.
         allow_missing: Leave out images that are not there.
         embed: Copy the pictures into the files.
     """
-    splits = BENCHMARKS[name].splits
-    for split in splits:
-        data = read_benchmark(name, directory, split, allow_missing=allow_missing)
+    splits_of: dict[str, list[str]] = {}
+    missing: AnnotationsMissingError | None = None
+    for split in BENCHMARKS[name].splits:
+        try:
+            data = read_benchmark(name, directory, split, allow_missing=allow_missing)
+        except AnnotationsMissingError as error:
+            missing = error
+            print(f"{split}: left out, since its annotations are not there")
+            continue
         tables = {"queries": (query_rows(data), QUERIES), "gallery": (gallery_rows(data, embed), PICTURES)}
         if references := reference_rows(data, embed):
             tables["references"] = (references, PICTURES)
         for config, (rows, features) in tables.items():
             (output / config).mkdir(parents=True, exist_ok=True)
             Dataset.from_list(rows, features=features).to_parquet(output / config / f"{split}.parquet")
+            splits_of.setdefault(config, []).append(split)
+    if not splits_of and missing is not None:
+        raise missing
     lines = ["---", f"pretty_name: {BENCHMARKS[name].title}", "tags: [composed-image-retrieval]", "configs:"]
-    for config in tables:
+    for config, splits in splits_of.items():
         lines += [f"- config_name: {config}", *(["  default: true"] if config == "queries" else []), "  data_files:"]
         lines += [f"  - {{split: {split}, path: {config}/{split}.parquet}}" for split in splits]
     (output / "README.md").write_text("\n".join([*lines, "---", "", f"# {BENCHMARKS[name].title}", ""]))

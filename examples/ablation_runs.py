@@ -88,11 +88,17 @@ class Place:
     further_triplets: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def runs(self) -> Path:
-        """Folder of the runs: those of other steps or another encoder lie beside it."""
+    def title(self) -> str:
+        """The config, the encoder and the steps in words."""
         settings = read_config(str(self.config))
         encoder = Path(str(self.encoder or settings["encoder"])).name
-        return self.work / f"{self.config.stem}-{encoder}-{self.steps or settings.get('steps')}"
+        return f"{self.config.stem}-{encoder}-{self.steps or settings.get('steps')}"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs: those of other settings or another encoder lie beside it."""
+        known = json.dumps([read_config(str(self.config)), self.encoder, self.lasco], sort_keys=True)
+        return self.work / f"{self.title}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 def train(place: Place, run: Run) -> Path:
@@ -163,7 +169,10 @@ def _results_path(place: Place, name: str, split: str = "val") -> Path:
 
 def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str) -> EvaluationResults:
     if path.is_file():
-        return EvaluationResults.load(path)
+        kept = EvaluationResults.load(path)
+        asked = read_benchmark(place.benchmark, place.data, split, with_pictures=False)
+        if kept.provenance["data"]["fingerprint"] == asked.fingerprint():
+            return kept
     folder = place.runs / run.name / "model"
     model, processor = HyCIRModel.from_pretrained(folder).eval(), HyCIRProcessor.from_pretrained(folder)
     data = read_benchmark(place.benchmark, place.data, split)

@@ -276,8 +276,8 @@ def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output: Path) -> Path:
-    """Complete a table's runs and write it."""
+def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output: Path, options: str = "") -> Path:
+    """Complete a table's runs and write it, with the command's options that decide what is in it."""
     ablation = ABLATIONS[name]
     known = [one for one in ablation.settings if one.run.triplets != LASCO or place.lasco is not None]
     complete(place, [replace(one.run, seed=seed) for one in known for seed in seeds], jobs)
@@ -288,8 +288,8 @@ def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output
     lines = [
         f"# {ablation.title}",
         "",
-        f"`python examples/tables.py {name}`: {place.runs.name}, seeds {' '.join(map(str, seeds))}. “Seeds” is the "
-        "lowest and the highest seed's figure, “queries” the 95% interval of the mean over queries drawn anew, the "
+        f"`python examples/tables.py {name}{options}`: {place.title}, seeds {' '.join(map(str, seeds))}. “Seeds” is "
+        "the lowest and the highest seed's figure, “queries” the 95% interval of the mean over queries drawn anew, the "
         "seeds as they are. Two settings are told apart where that interval of their difference leaves out 0 and every "
         "seed agrees.",
         "",
@@ -318,13 +318,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each (1)")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "tables", help="models and evaluations")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "tables")
+    parser.add_argument("--output", type=Path, help="docs/tables; of another benchmark than emoji: output/tables/NAME")
     args = parser.parse_args()
+    deciding = ("config", "encoder", "benchmark", "data", "lasco", "steps")
+    chosen = [name for name in deciding if getattr(args, name) != parser.get_default(name)]
+    options = "".join(f" --{name} {getattr(args, name)}" for name in chosen)
+    output = args.output or ROOT / ("docs/tables" if args.benchmark == "emoji" else f"output/tables/{args.benchmark}")
     place = Place(
         args.config, args.work, args.benchmark, args.data, args.steps, args.encoder, args.lasco, args.lasco_images
     )
     for name in args.tables:
-        print(write_table(name, place, args.seeds, args.jobs, args.output), flush=True)
+        print(write_table(name, place, args.seeds, args.jobs, output, options), flush=True)
 
 
 if __name__ == "__main__":

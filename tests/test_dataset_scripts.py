@@ -44,6 +44,11 @@ def test_official_folders_become_data_sets(name, make, splits, num_queries, num_
     assert (len(queries["val"]), len(gallery["val"])) == (num_queries, num_pictures)
     assert gallery["val"][0]["image"].size == (4, 4)
     assert set(queries["val"][0]["target_ids"]) <= set(gallery["val"]["image_id"])
+    if len(splits) > 1:
+        next(root.rglob("*test*.json")).unlink()
+        convert(name, root, "--output", tmp_path / "val")
+        alone = load_dataset(str(tmp_path / "val"), "gallery", cache_dir=str(tmp_path))
+        assert set(alone) == {"val"}
     missing = next(root.rglob("*1*.png"), None) or next(root.rglob("*.jpg"))
     missing.unlink()
     with pytest.raises(SystemExit, match=f"{name}: error: Expected .* are missing, such as"):

@@ -107,12 +107,32 @@ def test_fashioniq_average_counts_each_part_the_same(tmp_path):
     assert again.to_dict() == results.to_dict() and again.seed == 3
 
 
+def test_the_average_is_compared_too_and_other_galleries_are_not():
+    def results(dress, shirt, size):
+        parts = {"dress": scores_of(dress), "shirt": scores_of(shirt)}
+        provenance = {"data": {"gallery": {"dress": size, "shirt": 9}}}
+        return EvaluationResults("fashioniq", "val", {"mapper": parts}, provenance)
+
+    better = results([1, 1, 1, 0], [0, 1], 9)
+    found = compare_results(better, results([1, 0, 0, 0], [0, 0], 9), "mapper", "mapper")
+    average = found[-1]
+    assert (average.part, average.metric, average.wins, average.losses) == ("average", "R@5", 3, 0)
+    assert (average.first, average.second, average.difference.mean) == (0.625, 0.125, 0.5)
+    with pytest.raises(ValueError, match=r"the same gallery .* 'dress' has 9 and 8 images"):
+        compare_results(better, results([1, 1, 1, 0], [0, 1], 8), "mapper", "mapper")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{", "Expected JSON"),
         ("[]", "another file"),
         ('{"format": "hycir-evaluation", "format_version": 9}', "newer|older"),
+        ('{"format": "hycir-evaluation"}', "found no benchmark, split, seed, per_query"),
+        (
+            '{"format": "hycir-evaluation", "benchmark": "cirr", "split": "val", "seed": 0, "per_query": {}}',
+            "found no method",
+        ),
     ],
 )
 def test_results_files_that_are_none(tmp_path, text, words):
@@ -158,6 +178,11 @@ def test_evaluate_writes_table_json_page_and_submission_that_score_the_same(mode
     capsys.readouterr()
     assert main(["evaluate", "--compare", f"{results}:mapper", str(again)]) == 0
     assert "| all R@1 |" in capsys.readouterr().out
+    copy = tmp_path / results.name
+    copy.write_bytes(results.read_bytes())
+    assert main(["evaluate", "--compare", str(results), str(copy)]) == 0
+    assert f"{results}: mapper minus {copy}: mapper" in capsys.readouterr().out
+    assert "Expected two methods for --html" in failing([*command, "--methods", "slerp", "--html", "x.html"], capsys)
     assert (
         main(["evaluate", "--compare", str(results), f"{results}:image only", "--json", str(tmp_path / "d.json")]) == 0
     )
@@ -167,6 +192,9 @@ def test_evaluate_writes_table_json_page_and_submission_that_score_the_same(mode
 def test_the_test_split_gives_files_and_their_check_alone(model_path, cirr, tmp_path, capsys):
     command = ["evaluate", "--model", model_path, "--benchmark", "cirr", "--data", cirr, "--split", "test1"]
     assert "Expected --submission DIR" in failing(command, capsys)
+    useless = [*command, "--submission", str(tmp_path / "none"), "--json", "x.json", "--html", "x.html"]
+    assert "Expected a split with answers for --json and --html" in failing(useless, capsys)
+    assert not (tmp_path / "none").exists()
     assert main([*command, "--submission", str(tmp_path)]) == 0
     assert "cirr_test1_recall_subset.json" in capsys.readouterr().out
     check = ["evaluate", "--benchmark", "cirr", "--data", cirr, "--split", "test1", "--predictions"]

@@ -200,7 +200,19 @@ CAPTIONS, SPLIT = Path("cirr/captions/cap.rc2.val.json"), Path("cirr/image_split
         ),
         (CAPTIONS, lambda value: value[3].update(pairid="103"), r"types \{'pairid': 'int'\}.*entry 3"),
         (CAPTIONS, lambda value: value[3].update(pairid=100), "entry 3, but found '100' of entry 0 again"),
-        (CAPTIONS, lambda value: value[3].update(target_hard="x"), "hold each target, but it lacks 'x' of .*entry 3"),
+        (
+            CAPTIONS,
+            lambda value: (value[3].update(target_hard="x"), value[3]["img_set"]["members"].append("x"))[0],
+            "hold each target, but it lacks 'x' of .*entry 3",
+        ),
+        (CAPTIONS, lambda value: value[3]["img_set"]["members"].append("x"), "hold each member, but it lacks 'x'"),
+        (CAPTIONS, lambda value: value[3].update(target_hard="x"), "the target among them.*entry 3"),
+        (
+            CAPTIONS,
+            lambda value: value[3]["img_set"]["members"].append("dev-4-0-img0"),
+            "each member once.*entry 3",
+        ),
+        (CAPTIONS, lambda value: value[3]["img_set"].update(members=["dev-4-0-img0"]), "3 members or more.*entry 3"),
         (CAPTIONS, lambda value: value[3].update(reference="x"), "hold each reference, but it lacks 'x'"),
         (CAPTIONS, lambda value: value[3].update(img_set={}), "img_set with the list 'members'.*entry 3"),
         (CAPTIONS, lambda value: {"old": value}, "a list of entries .* but found dict"),
@@ -216,6 +228,42 @@ def test_damaged_files_are_one_error_with_file_and_entry(tmp_path, path, change,
     with pytest.raises(ValueError, match=words) as caught:
         read_benchmark("cirr", tmp_path)
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "words"),
+    [
+        ("annotations/val.json", lambda value: value[0].update(gt_img_ids=[]), "among gt_img_ids.*val.json, entry 0"),
+        ("annotations/val.json", lambda value: value[0].update(gt_img_ids=[2, 2]), "each once.*val.json, entry 0"),
+        (
+            "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json",
+            lambda value: value["images"][5].pop("id"),
+            "unlabeled2017.json, entry 5 of 'images'",
+        ),
+    ],
+)
+def test_damaged_files_of_circo(tmp_path, path, change, words):
+    make_circo(tmp_path)
+    value = json.loads((tmp_path / path).read_text())
+    change(value)
+    (tmp_path / path).write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=words):
+        read_benchmark("circo", tmp_path)
+
+
+def test_circo_pictures_alone_and_other_files_beside_them(tmp_path):
+    make_circo(tmp_path)
+    coco = tmp_path / "COCO2017_unlabeled"
+    (coco / "annotations" / "image_info_unlabeled2017.json").unlink()
+    (coco / "unlabeled2017" / "._000000000001.jpg").write_bytes(b"")
+    assert len(read_benchmark("circo", tmp_path).parts[0].gallery_ids) == 60
+
+
+def test_an_image_that_stands_twice_in_the_split(tmp_path):
+    path = make_cirr(tmp_path) / SPLIT
+    path.write_text(path.read_text().replace("{", '{"dev-0-0-img0": "./dev/1.png", ', 1))
+    with pytest.raises(ValueError, match=r"split.rc2.val.json, .*'dev-0-0-img0' stands there twice"):
+        read_benchmark("cirr", tmp_path)
 
 
 def test_a_file_cut_in_half_and_another_version(tmp_path):

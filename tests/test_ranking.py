@@ -53,6 +53,7 @@ def test_candidates_are_ordered_by_score_then_row():
         (np.ones((2, 3)), np.ones((4, 3)), 0, None, "but found 0"),
         (np.ones((2, 3)), np.ones((4, 3)), 1, [[0]], "one list for each of 2 queries"),
         (np.full((2, 3), np.nan), np.ones((4, 3)), 1, None, "query features.*in 2 rows"),
+        (np.ones((2, 3)), np.ones((4, 3)), 1, [[4], []], "exclude_rows between 0 and 3, but found 4"),
         (np.ones(3), np.ones((4, 3)), 1, None, "shape"),
     ],
 )

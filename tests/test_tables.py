@@ -86,7 +86,7 @@ def test_tables_share_runs_and_go_on(world):
     assert "Of 1 pair of settings that the paper ranks, CIRR ranks: " in text and "(table3.png)" in text
     with Image.open(root / "out" / "table5.png") as plot:
         assert plot.size[0] > 500
-    (runs,) = (root / "work").glob("tiny-*-2")
+    (runs,) = (root / "work").glob("tiny-*-2-*")
     models = {path: path.stat().st_mtime_ns for path in runs.glob("*/model/model.safetensors")}
     assert len(models) == 4 and not list(runs.glob("*/checkpoints"))
     lost = runs / "zs-k4-none-seed0" / "cirr-val.json"
@@ -94,6 +94,10 @@ def test_tables_share_runs_and_go_on(world):
     lost.unlink()
     assert "3 runs, 1 of them" in run("table5", *cirr, "--seeds", "0")
     assert lost.read_text() == before
+    captions = next((root / "cirr").rglob("cap.rc2.val.json"))
+    captions.write_text(captions.read_text().replace("make it night", "make it red"))
+    assert "3 runs, 0 of them" in run("table5", *cirr, "--seeds", "0")
+    assert lost.read_text() != before  # other queries: evaluated anew
     assert models == {path: path.stat().st_mtime_ns for path in runs.glob("*/model/model.safetensors")}
 
 

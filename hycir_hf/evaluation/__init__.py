@@ -31,7 +31,7 @@ from .methods import (
     slerp,
 )
 from .pictures import PictureRegion, open_picture
-from .reading import EMOJI_VENDORS, read_benchmark
+from .reading import EMOJI_VENDORS, AnnotationsMissingError, read_benchmark
 from .report import render_report
 from .results import Difference, EvaluationResults, compare_results
 from .scoring import PartScores, mean_intervals, score_part
@@ -43,6 +43,7 @@ __all__ = [
     "EMOJI_VENDORS",
     "MAPPER",
     "TRAINING_FREE",
+    "AnnotationsMissingError",
     "Benchmark",
     "BenchmarkData",
     "BenchmarkPart",

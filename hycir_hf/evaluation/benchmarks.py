@@ -38,11 +38,10 @@ class Benchmark:
         metric (`str`): "R" (hit rate), "mAP" (divided by min(targets, K)) or "share" (of all targets, those among the
             first K: what others call recall).
         ranks (`tuple[int, ...]`): The K of the metric; empty where each query has a gallery of its own, its subset.
-        headline (`str`): The figure that systems are compared by.
         splits (`tuple[str, ...]`): The first is the default.
         leaves_reference_out (`bool`): Whether a query's references are dropped from its ranking.
-        subset_ranks (`tuple[int, ...]`): The K of R_subset@K; the candidates are a query's `subset_ids` without its
-            reference.
+        subset_ranks (`tuple[int, ...]`): The K of R_subset@K; the candidates are a query's `subset_ids`, without its
+            references where these are left out.
         hard_negative_rank (`int`, *optional*): K of "HN@K", the share of the first K that are hard negatives.
         wording_rank (`int`, *optional*): K of "wording spread@K": max - min of R@K over the wordings of one query.
         averages_ranks (`bool`): Whether "avg", the mean over the ranks, is reported (the paper's ablations on CIRR).
@@ -57,7 +56,6 @@ class Benchmark:
     title: str
     metric: str
     ranks: tuple[int, ...]
-    headline: str
     splits: tuple[str, ...]
     submissions: tuple[SubmissionFile, ...]
     leaves_reference_out: bool = False
@@ -76,7 +74,6 @@ _CIRR = Benchmark(
     title="CIRR",
     metric="R",
     ranks=(1, 5, 10, 50),
-    headline="R@5",
     splits=("val", "test1"),
     leaves_reference_out=True,
     subset_ranks=(1, 2, 3),
@@ -99,7 +96,6 @@ _CIRCO = Benchmark(
     title="CIRCO",
     metric="mAP",
     ranks=(5, 10, 25, 50),
-    headline="mAP@5",
     splits=("val", "test"),
     submissions=(SubmissionFile("circo_{split}.json", 50, has_integer_ids=True),),
 )
@@ -112,7 +108,6 @@ def _fashioniq(name: str, gallery: str, captions: str) -> Benchmark:
         title=f"FashionIQ ({galleries[gallery]}, captions {captions})",
         metric="R",
         ranks=(10, 50),
-        headline="R@10",
         splits=("val",),
         averages_parts=True,
         options={"gallery": gallery, "captions": captions},
@@ -125,7 +120,6 @@ _GENECIS = Benchmark(
     title="GeneCIS",
     metric="R",
     ranks=(),
-    headline="R_subset@1",
     splits=("val",),
     subset_ranks=(1, 2, 3),
     averages_parts=True,
@@ -137,7 +131,6 @@ _COCO = Benchmark(
     title="COCO object composition",
     metric="R",
     ranks=(1, 5, 10, 50),
-    headline="R@1",
     splits=("val",),
     prompt="a photo of {image} and {text}",
     text_prompt="a photo of {text}",
@@ -149,7 +142,6 @@ _IMAGENET = Benchmark(
     title="ImageNet domain conversion",
     metric="share",
     ranks=(10, 50),
-    headline="share@10",
     splits=("val",),
     averages_parts=True,
     prompt="{text} {image}",
@@ -161,7 +153,6 @@ _EMOJI = Benchmark(
     title="Emoji",
     metric="R",
     ranks=(1, 5, 10, 50),
-    headline="R@10",
     splits=("val", "test"),
     leaves_reference_out=True,
     subset_ranks=(1, 2, 3),

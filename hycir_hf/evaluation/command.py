@@ -60,7 +60,8 @@ def run_evaluation(
         `list[str]`: What to print.
 
     Raises:
-        ValueError: If nothing could come of it: a split without answers and no `submission`, or an unknown method.
+        ValueError: If nothing could come of it: a split without answers and no `submission`, a page of one method, or
+            an unknown method.
     """
     further_methods = further_methods or {}
     names = _check_methods(methods, [*TRAINING_FREE, MAPPER, *further_methods])
@@ -68,7 +69,15 @@ def run_evaluation(
     pair = _check_methods(
         pair or [main, next((one for one in (RIVAL, *names) if one in names and one != main), main)], names
     )
+    if html is not None and len(pair) != 2:
+        raise ValueError(
+            f"Expected two methods for --html, whose wins and losses it shows, but found {pair}. Add one to --methods, "
+            "or name two with --pair."
+        )
     data = read_benchmark(benchmark, directory, split, part_names=part_names, allow_missing=allow_missing)
+    needing_answers = [name for name, path in (("--json", json_path), ("--html", html)) if path is not None]
+    if not data.has_targets and needing_answers:
+        raise _unanswered(data, " and ".join(needing_answers))
     if not data.has_targets and submission is None:
         raise ValueError(
             f"Expected --submission DIR for {benchmark} {data.split}, whose answers only its test server knows. Add "
@@ -112,10 +121,7 @@ def run_scoring(
     if data.has_targets:
         return _results_lines(score_rankings(predictions, data), json_path)
     if json_path is not None:
-        raise ValueError(
-            f"Expected a split with answers for --json, but those of {benchmark} {data.split} are its test server's. "
-            "Leave --json out to check the files."
-        )
+        raise _unanswered(data, "--json")
     lines = []
     for path in predictions:
         kind, rankings = read_rankings(path, data)
@@ -133,11 +139,15 @@ def run_comparison(first: str, second: str, json_path: str | os.PathLike | None 
         _write(json_path, json.dumps({"first": first, "second": second, "differences": rows}, indent=2) + "\n")
     names = [first_method, second_method]
     if first_method == second_method:
-        names = [
-            f"{Path(place.removesuffix(':' + name)).name}: {name}"
-            for place, name in zip((first, second), names, strict=True)
-        ]
+        names = [f"{place.removesuffix(f':{first_method}')}: {first_method}" for place in (first, second)]
     return [render_table(difference_table(differences, *names))]
+
+
+def _unanswered(data: BenchmarkData, options: str) -> ValueError:
+    return ValueError(
+        f"Expected a split with answers for {options}, but those of {data.benchmark.name} {data.split} are its test "
+        f"server's. Leave {options} out, or take the val split."
+    )
 
 
 def _check_methods(methods: Sequence[str] | None, known: Sequence[str]) -> list[str]:

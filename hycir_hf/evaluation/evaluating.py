@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..retrieval import rank_candidates, rank_gallery
 from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
-from .methods import TRAINING_FREE, Combiner, Method, encode_images, part_features
+from .methods import MAPPER, TRAINING_FREE, Combiner, Method, encode_images, part_features
 from .results import EvaluationResults, describe_run
 from .scoring import PartScores, score_part
 
@@ -73,8 +73,15 @@ def evaluate_benchmark(
         `Evaluation`: The mapper among the methods unless left out.
 
     Raises:
-        ValueError: If a picture is broken, or the gallery is smaller than the benchmark's ranks.
+        ValueError: If a method is unknown, a picture is broken, or the gallery is smaller than the benchmark's ranks.
     """
+    known = [*combiners, MAPPER, *(further_methods or {})]
+    unknown = [name for name in methods or () if name not in known]
+    if unknown:
+        raise ValueError(f"Expected methods of {known}, but found {unknown}. Choose among them.")
+    wanted = methods or known
+    combiners = {name: combine for name, combine in combiners.items() if name in wanted}
+    further_methods = {name: answer for name, answer in (further_methods or {}).items() if name in wanted}
     ids = list(data.pictures)
     encoded = picture_features
     if encoded is None:
@@ -92,8 +99,8 @@ def evaluate_benchmark(
             )
         finally:
             processor.prompt = own_prompt
-        features |= {name: answer(part, feature_of) for name, answer in (further_methods or {}).items()}
-        features = {name: features[name] for name in methods or features}
+        features |= {name: answer(part, feature_of) for name, answer in further_methods.items()}
+        features = {name: features[name] for name in wanted}
         gallery = unit[[row_of[id_] for id_ in part.gallery_ids]]  # (N, D)
         for name, queries in features.items():
             rankings.setdefault(name, {})[part.name] = rank_part(data, part, queries, gallery)
@@ -121,12 +128,12 @@ def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery
     """
     place = {id_: row for row, id_ in enumerate(part.gallery_ids)}
     references = [[place[id_] for id_ in reference_ids_of(query) if id_ in place] for query in part.queries]
-    left_out = references if data.benchmark.leaves_reference_out else None
+    left_out = references if data.benchmark.leaves_reference_out else [[] for _ in part.queries]
     subsets = None
     if data.benchmark.subset_ranks:
         candidates = [
-            [place[id_] for id_ in query["subset_ids"] if id_ in place and place[id_] not in set(own)]
-            for query, own in zip(part.queries, references, strict=True)
+            [row for id_ in query["subset_ids"] if (row := place[id_]) not in set(own)]
+            for query, own in zip(part.queries, left_out, strict=True)
         ]
         ranked = rank_candidates(queries, gallery, candidates)
         subsets = _ids_of(part, ranked)

@@ -115,11 +115,13 @@ def query_features(
     Returns:
         `dict[str, torch.Tensor]`: Name -> `(Q, D)`; the mapper's last.
     """
-    unit = F.normalize(references, dim=-1)
-    if unit.ndim == 3:
-        unit = F.normalize(unit.mean(dim=1), dim=-1)  # (Q, D)
-    encoded = encode_texts(model, processor, [text_prompt.format(text=text) for text in texts])  # (Q, D)
-    found = {name: combine(unit, encoded) for name, combine in combiners.items()}
+    found = {}
+    if combiners:
+        unit = F.normalize(references, dim=-1)
+        if unit.ndim == 3:
+            unit = F.normalize(unit.mean(dim=1), dim=-1)  # (Q, D)
+        encoded = encode_texts(model, processor, [text_prompt.format(text=text) for text in texts])  # (Q, D)
+        found = {name: combine(unit, encoded) for name, combine in combiners.items()}
     return found | {MAPPER: compose(model, processor, references, texts)}
 
 

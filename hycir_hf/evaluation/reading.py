@@ -40,6 +40,10 @@ _TWO_REFERENCES = "_two_references"
 _NUM_NAMED = 3  # missing images named in one message
 
 
+class AnnotationsMissingError(FileNotFoundError):
+    """A benchmark's folder has no annotations of a split."""
+
+
 def read_benchmark(
     name: str,
     directory: str | os.PathLike,
@@ -110,6 +114,10 @@ def _read_cirr(directory: Path, split: str, benchmark: Benchmark, with_pictures:
             raise _bad_entry(path, str(number), "img_set with the list 'members'", repr(entry["img_set"])[:80])
         subset = [member for member in members if member != entry["reference"]]
         targets = [entry["target_hard"]] if "target_hard" in entry else []
+        if len(set(members)) != len(members) or not set(targets) <= set(members):
+            raise _bad_entry(path, str(number), "each member once, the target among them", repr(members)[:80])
+        if len(subset) < max(benchmark.subset_ranks):
+            raise _bad_entry(path, str(number), f"{max(benchmark.subset_ranks)} members or more", repr(members)[:80])
         queries.append(_query(entry["pairid"], entry["reference"], entry["caption"], targets, subset, split))
     part = BenchmarkPart("all", queries, list(places))
     _check_part(part, path, split_path)
@@ -130,8 +138,8 @@ def _read_circo(directory: Path, split: str, benchmark: Benchmark, with_pictures
     queries = []
     for number, entry in _entries(path, keys | ({"gt_img_ids": list, "target_img_id": int} if split == "val" else {})):
         targets = entry.get("gt_img_ids", [])
-        if targets and entry["target_img_id"] not in targets:
-            raise _bad_entry(path, str(number), "target_img_id among gt_img_ids", str(entry["target_img_id"]))
+        if split == "val" and (entry["target_img_id"] not in targets or len(set(targets)) != len(targets)):
+            raise _bad_entry(path, str(number), "target_img_id among gt_img_ids, each once", repr(targets)[:80])
         caption = entry["relative_caption"]
         queries.append(_query(entry["id"], str(entry["reference_img_id"]), caption, map(str, targets), (), split))
     coco = directory / "COCO2017_unlabeled"
@@ -141,9 +149,14 @@ def _read_circo(directory: Path, split: str, benchmark: Benchmark, with_pictures
         images = _read_json(info_path, dict).get("images")
         if not isinstance(images, list):
             raise _bad_entry(info_path, "'images'", "a list", repr(images)[:80])
+        for number, image in enumerate(images):
+            if not isinstance(image, dict) or not {"id", "file_name"} <= image.keys():
+                raise _bad_entry(
+                    info_path, f"{number} of 'images'", "an object with id and file_name", repr(image)[:80]
+                )
         pictures = {str(image["id"]): coco / "unlabeled2017" / image["file_name"] for image in images}
     elif with_pictures:
-        found = sorted((coco / "unlabeled2017").glob("*.jpg"))
+        found = sorted(path for path in (coco / "unlabeled2017").glob("*.jpg") if path.stem.isdecimal())
         if not found:
             raise FileNotFoundError(
                 f"Expected COCO's unlabeled2017 images in {coco / 'unlabeled2017'}, but found none, nor {info_path}. "
@@ -365,14 +378,14 @@ def _find(folder: Path, name: str) -> Path:
         return folder / name
     others = sorted(path.name for path in folder.glob("*.*")) if folder.is_dir() else []
     found = f"found {others[:6]}" if others else "found no such file"
-    raise FileNotFoundError(
+    raise AnnotationsMissingError(
         f"Expected {folder / name}, but {found}. Give the benchmark's folder, with the annotations of this version."
     )
 
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
     except ValueError as error:
         raise ValueError(
             f"Expected whole JSON in {path}, but reading it failed: {error}. It may be cut; download it again."
@@ -384,6 +397,16 @@ def _read_json(path: Path, kind: type) -> Any:
             "another version; download the official one."
         )
     return value
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON's object as a dictionary, for `object_pairs_hook`; a key that stands there twice is an error."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands there twice")
+        found[key] = value
+    return found
 
 
 def _entries(path: Path, keys: Mapping[str, type]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -417,7 +440,8 @@ def _check_part(part: BenchmarkPart, path: Path, gallery_path: Path, has_referen
         if not gallery:
             continue
         references = [(query["reference_id"], "reference")] if has_references else []
-        for id_, what in [*references, *((id_, "target") for id_ in query["target_ids"])]:
+        named = [*((id_, "target") for id_ in query["target_ids"]), *((id_, "member") for id_ in query["subset_ids"])]
+        for id_, what in [*references, *named]:
             if id_ not in gallery:
                 raise ValueError(
                     f"Expected the gallery of {gallery_path} to hold each {what}, but it lacks {id_!r} of {path}, "

@@ -184,7 +184,10 @@ def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, S
         names = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
         found = [str(ranked[row] or "–") for ranked in ranks.values()]
         rows.append([f"{names} + “{query['query_text']}”", *found, query["query_id"]])
-    caption = f"Every query of {part_title(part.name)}: rank of the first target (–: beyond the ranking)"
+    shown = (
+        "Every query" if len(part.queries) == len(rows) else f"The first {len(rows):,} of {len(part.queries):,} queries"
+    )
+    caption = f"{shown} of {part_title(part.name)}: rank of the first target (–: beyond the ranking)"
     return PageTable(caption, ["reference and text", *ranks, "query"], rows)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,16 @@ class EvaluationResults:
             raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
         if not isinstance(loaded, dict) or loaded.get("format") != FORMAT_NAME:
             raise ValueError(f"Expected evaluation results in {path}, but found another file. Give a --json file.")
-        if loaded["format_version"] > FORMAT_VERSION:
+        if loaded.get("format_version", 0) > FORMAT_VERSION:
             raise ValueError(
                 f"Expected results of format {FORMAT_VERSION} or older in {path}, but found "
                 f"{loaded['format_version']}. Update hycir_hf."
+            )
+        lacking = [name for name in ("benchmark", "split", "seed", "per_query") if name not in loaded]
+        if lacking or not loaded["per_query"]:
+            raise ValueError(
+                f"Expected whole evaluation results in {path}, but found no {', '.join(lacking) or 'method'}. Evaluate "
+                "again with --json."
             )
         methods = {
             method: {
@@ -163,7 +169,7 @@ def compare_results(
     """Compare two methods query by query on the same benchmark: first minus second.
 
     Raises:
-        ValueError: If they answer other queries, or a method is not in its results.
+        ValueError: If they answer other queries or search other galleries, or a method is not in its results.
     """
     if (first.benchmark, first.split) != (second.benchmark, second.split):
         raise ValueError(
@@ -171,7 +177,8 @@ def compare_results(
             f"{second.benchmark} {second.split}. Compare results of the same."
         )
     sides = [_method(first, first_method), _method(second, second_method)]
-    found = []
+    found: list[Difference] = []
+    paired: dict[str, PartScores] = {}
     for part in (name for name in sides[0] if name in sides[1]):
         one, two = sides[0][part], sides[1][part]
         if sorted(one.query_ids) != sorted(two.query_ids):
@@ -179,10 +186,17 @@ def compare_results(
                 f"Expected the same queries in both results, but {part!r} has {len(one.query_ids)} and "
                 f"{len(two.query_ids)}, not all alike. Evaluate both on the same data (missing images differ?)."
             )
+        sizes = [side.provenance.get("data", {}).get("gallery", {}).get(part) for side in (first, second)]
+        if all(sizes) and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"Expected the same gallery in both results, but {part!r} has {sizes[0]:,} and {sizes[1]:,} images. "
+                "Evaluate both on the same images (some were missing?)."
+            )
         place = {id_: row for row, id_ in enumerate(two.query_ids)}
         order = [place[id_] for id_ in one.query_ids]
         differences = {name: one.values[name] - two.values[name][order] for name in one.values if name in two.values}
-        intervals = mean_intervals(PartScores(one.query_ids, one.groups, differences), first.seed)
+        paired[part] = PartScores(one.query_ids, one.groups, differences)
+        intervals = mean_intervals(paired[part], first.seed)
         for metric, values in differences.items():
             means = float(one.values[metric].mean()), float(two.values[metric].mean())
             wins, losses = int((values > 0).sum()), int((values < 0).sum())
@@ -192,7 +206,21 @@ def compare_results(
             f"Expected a part and a metric that both results have, but found the parts {list(sides[0])} and "
             f"{list(sides[1])}. Evaluate the same."
         )
-    return found
+    return found + _average_differences(first, paired, found)
+
+
+def _average_differences(
+    results: EvaluationResults, paired: Mapping[str, PartScores], found: Sequence[Difference]
+) -> list[Difference]:
+    """The difference of the means over the parts, where the benchmark has such a mean."""
+    averages = replace(results, methods={"": paired}).intervals()[""].get(AVERAGE, {})
+    differences = []
+    for metric, interval in averages.items():
+        rows = [one for one in found if one.metric == metric]
+        first, second = (float(np.mean([getattr(one, side) for one in rows])) for side in ("first", "second"))
+        wins, losses = sum(one.wins for one in rows), sum(one.losses for one in rows)
+        differences.append(Difference(AVERAGE, metric, first, second, interval, wins, losses))
+    return differences
 
 
 def describe_run(data: BenchmarkData, **further: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .benchmarks import BenchmarkData, BenchmarkPart, SubmissionFile
+from .benchmarks import BenchmarkData, BenchmarkPart, SubmissionFile, reference_ids_of
+from .reading import without_repeats
 from .results import EvaluationResults, describe_run
 from .scoring import score_part
 
@@ -67,7 +68,7 @@ def read_rankings(path: str | os.PathLike, data: BenchmarkData) -> tuple[Submiss
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file of rankings at {path}, but found none. Check the path.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
     except ValueError as error:
         raise ValueError(f"Expected whole JSON in {path}, but reading it failed: {error}. Write it again.") from error
     if not isinstance(content, dict):
@@ -86,7 +87,7 @@ def read_rankings(path: str | os.PathLike, data: BenchmarkData) -> tuple[Submiss
     for id_, ids in rankings.items():
         query, part = queries[id_]
         _check_ranking(path, kind, query, ids, data)
-        allowed = set(query["subset_ids"]) - {query["reference_id"]} if kind.ranks_subset else galleries[part.name]
+        allowed = set(query["subset_ids"]) if kind.ranks_subset else galleries[part.name]
         unknown = [found for found in map(str, ids) if found not in allowed] if allowed else []
         if unknown:
             what = "the query's subset" if kind.ranks_subset else "the gallery"
@@ -114,7 +115,10 @@ def score_rankings(paths: Sequence[str | os.PathLike], data: BenchmarkData, seed
     for path in paths:
         kind, rankings = read_rankings(path, data)
         if kind.ranks_subset in by_kind:
-            raise ValueError(f"Expected one file of each kind, but {path} is the second {kind.header or 'ranking'}.")
+            raise ValueError(
+                f"Expected one file of each kind, but {path} is the second {dict(kind.header) or 'ranking'}. Leave one "
+                "out."
+            )
         by_kind[kind.ranks_subset] = rankings
     scores = {
         part.name: score_part(
@@ -160,18 +164,10 @@ def _check_ranking(path: Path, kind: SubmissionFile, query: Mapping[str, Any], i
     if len(set(ids)) != len(ids):
         twice = next(found for rank, found in enumerate(ids) if found in ids[:rank])
         raise _broken(path, id_, "each id once", f"{twice!r} twice", "Keep the first.")
-    if data.benchmark.leaves_reference_out and query["reference_id"] in ids:
-        raise _broken(path, id_, "a ranking without the reference", repr(query["reference_id"]), "Leave it out.")
+    references = reference_ids_of(query) if data.benchmark.leaves_reference_out else []
+    if found := [reference for reference in references if reference in ids]:
+        raise _broken(path, id_, "a ranking without the reference", repr(found[0]), "Leave it out.")
 
 
 def _broken(path: Path, query_id: str, expected: str, found: str, advice: str) -> ValueError:
     return ValueError(f"Expected {expected} in {path}, query {query_id!r}, but found {found}. {advice}")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands there twice")
-        found[key] = value
-    return found

@@ -39,7 +39,8 @@ def rank_gallery(
         scores in gallery order.
 
     Raises:
-        ValueError: If widths differ, features are not finite, or fewer than k images are left to a query.
+        ValueError: If widths differ, features are not finite, an excluded row is none of the gallery's, or fewer than
+            k images are left to a query.
     """
     queries, gallery = _as_matrix(query_features, "query features"), _as_matrix(gallery_features, "gallery features")
     _check_request(queries, gallery, k, exclude_rows)
@@ -150,7 +151,13 @@ def _check_request(
             f"Expected exclude_rows to hold one list for each of {len(queries)} queries, but found "
             f"{len(exclude_rows)}. Pass an empty list where nothing is left out."
         )
-    num_left = len(gallery) - max(map(len, exclude_rows or [()]))
+    excluded = [set(rows) for rows in exclude_rows or ()]
+    outside = next((row for rows in excluded for row in rows if not 0 <= row < len(gallery)), None)
+    if outside is not None:
+        raise ValueError(
+            f"Expected exclude_rows between 0 and {len(gallery) - 1}, but found {outside}. Give rows of the gallery."
+        )
+    num_left = len(gallery) - max(map(len, excluded), default=0)
     if not 1 <= k <= num_left:
         raise ValueError(
             f"Expected k between 1 and the {num_left} images left to each query, but found {k}. Choose smaller ranks, "
