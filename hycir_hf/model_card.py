@@ -12,6 +12,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .modeling_hycir import is_hub_id
+
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it has none for composed image retrieval
 TASK = "composed-image-retrieval"
@@ -170,13 +172,6 @@ def add_results(text: str, results: Sequence[BenchmarkResult], model_name: str) 
         return text
     data.model_name, data.eval_results = model_name, _eval_results(results)
     return f"{str(card).rstrip()}\n\n{_evaluation(results)}"
-
-
-def is_hub_id(name: Any) -> bool:
-    """Tell whether a name reads as a Hub id, "owner/name", and is no folder here."""
-    if not isinstance(name, str) or name.count("/") != 1 or name.startswith((".", "/", "~")) or "\\" in name:
-        return False
-    return all(name.split("/")) and not Path(name).exists()
 
 
 def _read_json(path: str | os.PathLike) -> Any:

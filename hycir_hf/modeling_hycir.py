@@ -9,6 +9,7 @@ hidden width.
 
 import copy
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from .configuration_hycir import HUB_KEYS, RESERVED_PLACEHOLDER_ID, HyCIRConfig
 
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """The config values that change features without changing any weight; part of an encoder's fingerprint."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 @dataclass
@@ -438,13 +441,8 @@ class HyCIRModel(PreTrainedModel):
         its own `push_to_hub`.
         """
         kwargs.setdefault("private", True)
-        name = self.config.encoder_name_or_path
-        if name is not None and (Path(name).is_dir() or name.count("/") > 1):
-            self.config.encoder_name_or_path = None
-        try:
+        with without_local_encoder(self.config):
             return super().push_to_hub(repo_id, **kwargs)
-        finally:
-            self.config.encoder_name_or_path = name
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -618,6 +616,22 @@ def _load_encoder(name_or_path: str, dtype: Any = None, attn_implementation: str
     further = {"dtype": dtype, "attn_implementation": attn_implementation}
     kwargs |= {name: value for name, value in further.items() if value is not None}
     return _adapter_for(config).model_class.from_pretrained(name_or_path, **kwargs)
+
+
+def is_hub_id(name: Any) -> bool:
+    """Tell whether a name reads as a Hub id, "owner/name", and is no folder here."""
+    return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+@contextmanager
+def without_local_encoder(config: HyCIRConfig) -> Iterator[None]:
+    """Take a local encoder's name out of a config while it is written for others."""
+    name = config.encoder_name_or_path
+    config.encoder_name_or_path = name if is_hub_id(name) else None
+    try:
+        yield
+    finally:
+        config.encoder_name_or_path = name
 
 
 def _frozen(loaded: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .modeling_hycir import HyCIRModel
+from .modeling_hycir import HyCIRModel, without_local_encoder
 from .processing_hycir import HyCIRProcessor
 
 try:
@@ -77,8 +77,12 @@ class HyCIRModule(InputModule):
         return self.model.config.feature_size
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save model and processor as their own `save_pretrained` does; the folder also loads as a `HyCIRModel`."""
-        self.model.save_pretrained(output_path)
+        """Save model and processor as their own `save_pretrained` does; the folder also loads as a `HyCIRModel`.
+
+        A local encoder's folder is not told: `push_to_hub` uploads what this writes.
+        """
+        with without_local_encoder(self.model.config):
+            self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 
     @classmethod
@@ -109,7 +113,8 @@ def as_sentence_transformer(model: HyCIRModel, processor: HyCIRProcessor) -> Sen
     """Wrap a model as a `SentenceTransformer`.
 
     What its `save_pretrained` writes loads again as `SentenceTransformer(folder, trust_remote_code=True)`: for that
-    library any module of another package is remote code.
+    library any module of another package is remote code. `push_to_hub(name, private=True)` uploads the same; without
+    `private=True` a new repository is public.
 
     `encode(images)` gives the gallery's features, `encode([{"image": ..., "text": ...}])` the composed queries'.
     """

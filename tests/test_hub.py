@@ -247,6 +247,20 @@ def test_push_to_hub_of_the_model_itself(hub, folder):
     assert str(folder.parent).encode() not in b"".join(repo.files.values())
 
 
+@pytest.mark.parametrize("name", ["../ann", "/ann", "C:\\Users\\ann\\encoder", "C:/encoder", "~/encoder", "a/b/c"])
+def test_no_local_encoder_is_named_in_a_push_to_hub(hub, name):
+    model = build_model(encoder_name_or_path=name)
+    model.push_to_hub("ann/direct")
+    assert json.loads(hub.repo("ann/direct").files["config.json"])["encoder_name_or_path"] is None
+    assert model.config.encoder_name_or_path == name
+
+
+def test_a_hub_encoder_is_named_in_a_push_to_hub(hub):
+    build_model(encoder_name_or_path="openai/clip-vit-large-patch14").push_to_hub("ann/direct")
+    config = json.loads(hub.repo("ann/direct").files["config.json"])
+    assert config["encoder_name_or_path"] == "openai/clip-vit-large-patch14"
+
+
 def write_triplets(folder, number_of_parts):
     """A folder as SynCir leaves it."""
     (folder / "images").mkdir(parents=True, exist_ok=True)

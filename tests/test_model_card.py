@@ -176,6 +176,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         ("/home/x", False),
         ("a/b/c", False),
         ("./x", False),
+        ("../x", False),
+        ("C:/x", False),
+        ("C:\\Users\\x", False),
         (None, False),
     ],
 )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import build_model, build_processor, random_picture
+from conftest import build_encoder, build_model, build_processor, random_picture
 
 from hycir_hf import HyCIRModel
 
@@ -78,6 +78,16 @@ def test_a_saved_folder_loads_in_a_clean_process(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(1, 24)"
+
+
+def test_a_push_tells_no_local_path(hub, tmp_path):
+    build_encoder("clip").save_pretrained(tmp_path / "encoder")
+    model = HyCIRModel.from_encoder(tmp_path / "encoder", 3)
+    as_sentence_transformer(model, build_processor()).push_to_hub("ann/encoder", private=True)
+    repo = hub.repo("ann/encoder")
+    assert repo.private and json.loads(repo.files["config.json"])["encoder_name_or_path"] is None
+    assert not [name for name, content in repo.files.items() if str(tmp_path).encode() in content]
+    assert model.config.encoder_name_or_path == str(tmp_path / "encoder")
 
 
 def test_semantic_search_and_its_evaluator():
