@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import tarfile
@@ -345,6 +346,52 @@ def test_shards_make_one_cache(model, picture_folder, tmp_path):
         for index in (1, 0)
     ]
     assert parts[0] is None and np.array_equal(parts[1].features, whole.features)
+
+
+def test_what_another_shard_began_is_gone_on_with(model, picture_folder, tmp_path, monkeypatch):
+    """Its manifest half renamed, or, between two looks, the whole cache."""
+    images, processor = open_images(str(picture_folder)), build_processor()
+    (tmp_path / "begun" / "blocks").mkdir(parents=True)
+    (tmp_path / "begun" / "manifest.json.7.tmp").write_text("{")
+    build = lambda name: build_feature_cache(model, processor, images, tmp_path / name, progress=False)  # noqa: E731
+    assert len(build("begun")) == 20
+    with monkeypatch.context() as patched:
+        patched.setattr(feature_cache, "_check_free", lambda place: shutil.copytree(tmp_path / "begun", place))
+        assert len(build("quicker")) == 20
+    assert FeatureCache.open(tmp_path / "quicker").manifest["is_complete"]
+
+
+def test_two_shards_may_join_the_same_blocks(model, picture_folder, tmp_path, monkeypatch):
+    join = feature_cache._join_blocks
+
+    def join_after_another(*inputs):
+        join(*inputs)
+        join(*inputs)
+
+    monkeypatch.setattr(feature_cache, "_join_blocks", join_after_another)
+    images = open_images(str(picture_folder))
+    assert len(build_feature_cache(model, build_processor(), images, tmp_path / "c", progress=False)) == 20
+
+
+def _build_on_a_small_disk(picture_folder, place, limit, message):
+    feature_cache.BLOCK_SIZE = 8
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with pytest.raises(OSError, match=message):
+        build_feature_cache(
+            build_model(), build_processor(), open_images(str(picture_folder)), place, num_views=8, progress=False
+        )
+
+
+@pytest.mark.parametrize(("limit", "name"), [(2_000, "000000.npz"), (5_000, "features.npy")])
+def test_cache_on_a_full_disk(model, picture_folder, tmp_path, limit, name):
+    """A block of 8 x 8 x 24 in float16 and its names need 3.7 kB, all of them 7.8 kB."""
+    message = f"Expected to write {name} of the feature cache in {tmp_path}.*Make room.*same command"
+    assert exit_status(start(_build_on_a_small_disk, picture_folder, tmp_path / "c", limit, message)) == 0
+    assert not [path for path in (tmp_path / "c").rglob("*") if path.suffix == ".tmp"]
+    images = open_images(str(picture_folder))
+    cache = build_feature_cache(model, build_processor(), images, tmp_path / "c", num_views=8, progress=False)
+    assert len(cache) == 20
 
 
 def test_cache_of_a_stream(model, syncir_folder, tmp_path):

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from children import exit_status, start
+from children import CONTEXT, exit_status, start
 from conftest import MAX_LENGTH, random_picture
 from torch.nn import functional as F
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.data import TrainingBatches, build_feature_cache, open_images
+from hycir_hf.data import Share, TrainingBatches, build_feature_cache, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
 from hycir_hf.training.prompts import PromptEncoder
+from hycir_hf.training.streams import open_streams
 from hycir_hf.training.trainer import load_model, schedule_factor
 
 HYBRID = {"unlabeled_batch_size": 8, "triplet_batch_size": 4, "learning_rate": 1e-3, "progress": False}
@@ -268,6 +270,22 @@ def test_a_cache_gives_what_pixels_give(settings, encoder_path, tmp_path):
         settings = {name: value for name, value in settings.items() if name != "unlabeled"}
 
 
+def _open_streams_late(rank, barrier, settings):
+    arguments = HybridTrainingArguments(**settings)
+    model, processor = load_model(arguments)
+    time.sleep(rank)  # the other is done by then: it alone has pictures to encode
+    streams = open_streams(["unlabeled"], arguments, model, processor, Share(rank, 2), lambda: barrier.wait(60))
+    assert len(streams["unlabeled"].images) == 20
+
+
+def test_processes_that_make_a_cache_wait_for_each_other(settings, tmp_path):
+    """Also where one comes so late that the others could have finished the cache without it."""
+    settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features")}
+    barrier = CONTEXT.Barrier(2)
+    processes = [start(_open_streams_late, rank, barrier, settings) for rank in range(2)]
+    assert [exit_status(process) for process in processes] == [0, 0]
+
+
 # Checkpoints and validation
 
 
@@ -341,6 +359,24 @@ def test_nan_loss_stops_and_keeps_the_batch(settings, encoder_path, picture_fold
     row = batch.unlabeled.images.ids.index("03.png")
     assert batch.unlabeled.images.features[row].isnan().all()
     assert not (tmp_path / "output" / "model").exists() and torch.isfinite(weights(trainer)).all()
+
+
+def test_a_nan_loss_on_a_full_disk_is_still_the_loss(settings, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    trainer = set_up(settings)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FloatingPointError, match=r"found loss nan.*could not be saved.*No space left"):
+        trainer._check_finite(batch_of(trainer), {"loss": float("nan")})
+
+
+def test_the_losses_are_reduced_over_processes_once_a_step(settings, monkeypatch):
+    trainer, calls = set_up(settings), []
+    means = trainer._means
+    monkeypatch.setattr(trainer, "_means", lambda values: (calls.append(1), means(values))[1])
+    trainer.take_step(batch_of(trainer))
+    assert calls == [1]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half(settings, monkeypatch, tmp_path):

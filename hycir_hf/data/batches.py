@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..processing_hycir import load_image
 from .feature_cache import FeatureCache
-from .images import ImageSource, ImageStream
+from .images import ImageSource, ImageStream, loader_of, returning
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class UnlabeledRows:
             features = self.images.read(own, self.share.of(views))
             images = ImageBatch([self.images.ids[row] for row in own], features=features)
             return UnlabeledBatch(images, self.share.of(draws))
-        samples = [(self.images.ids[row], _loader(self.images, row)) for row in rows]
+        samples = [(self.images.ids[row], loader_of(self.images, row)) for row in rows]
         images, num_broken = _prepare(self.processor, samples, self.share)
         return UnlabeledBatch(images, self.share.of(draws), num_broken)
 
@@ -198,7 +198,7 @@ class UnlabeledStream:
         """
         samples: list[tuple[str, Callable[[], Any]]] = []
         for id_, picture, after in self.images.samples(state):
-            samples.append((id_, _given(picture)))
+            samples.append((id_, returning(picture)))
             if len(samples) == self.batch_size:
                 images, num_broken = _prepare(self.processor, samples, self.share)
                 draws = self.share.of(_draws(self.seed, step, self.batch_size))
@@ -392,11 +392,3 @@ def _load_replacing(load: Callable[[int], T], own: range, batch_size: int) -> tu
 
 def _joined(inputs: list[Any]) -> dict[str, Tensor]:
     return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
-
-
-def _loader(source: ImageSource, row: int) -> Callable[[], Any]:
-    return lambda: source.load(int(row))
-
-
-def _given(picture: Any) -> Callable[[], Any]:
-    return lambda: picture

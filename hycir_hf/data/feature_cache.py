@@ -5,7 +5,9 @@ what made the features and the images that were skipped. While it is being built
 written aside and renamed, so that a run cut short, or several processes, lose and repeat nothing.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,12 +26,13 @@ from tqdm import tqdm
 
 from ..processing_hycir import load_image
 from ..retrieval.sources import ImageSource
-from .images import ImageStream
+from .images import ImageStream, loader_of, returning
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_NAME, FORMAT_VERSION = "hycir-features", 1
+BLOCKS_NAME = "blocks"
 BLOCK_SIZE = 1024
 DTYPES = ("float16", "float32")
 
@@ -211,6 +214,7 @@ def build_feature_cache(
 
     Raises:
         ValueError: If the folder holds features of something else, or no image can be read.
+        OSError: If the cache cannot be written, as on a full disk; what was done before is kept.
     """
     _check_options(batch_size, dtype, num_views, num_shards, shard_index)
     directory = Path(directory)
@@ -228,22 +232,22 @@ def build_feature_cache(
     found = _read_manifest(directory)
     if found is None:
         _check_free(directory)
-        _write(directory / MANIFEST_NAME, json.dumps(manifest, indent=2).encode())
-    else:
-        _check_same(directory, found, manifest)
-        if found["is_complete"]:
-            return FeatureCache.open(directory)
+        found = _begin(directory, manifest)
+    _check_same(directory, found, manifest)
+    if found["is_complete"]:
+        return FeatureCache.open(directory)
     workers = num_workers or min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         build = _Build(model, processor, directory, batch_size, dtype, num_views, seed, pool)
-        num_blocks = _encode_blocks(build, source, num_shards, shard_index, progress)
-    places = [_block_path(directory, number) for number in range(num_blocks)]
-    if not all(place.exists() for place in places) and not _is_complete(directory):
+        try:
+            is_whole = _encode_and_join(build, source, manifest, num_shards, shard_index, progress)
+        except FileNotFoundError:
+            is_whole = _is_complete(directory)  # another shard has joined the blocks meanwhile, and removed them
+            if not is_whole:
+                raise
+    if not is_whole:
         logger.info("Block files of other shards are missing in %s; the last shard to finish joins them.", directory)
-        return None
-    if not _is_complete(directory):
-        _join_blocks(directory, places, manifest)
-    return FeatureCache.open(directory)
+    return FeatureCache.open(directory) if is_whole else None
 
 
 def preprocessing_fingerprint(processor: Any, num_views: int = 1, seed: int = 0) -> str:
@@ -295,12 +299,49 @@ def _check_options(batch_size: int, dtype: str, num_views: int, num_shards: int,
 
 
 def _check_free(directory: Path) -> None:
-    """Refuse a folder that holds something else: a model, or pictures."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    """Refuse a folder that holds something else (a model, pictures), but not what another shard has just begun."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    is_other = any(not name.startswith(MANIFEST_NAME) and name != BLOCKS_NAME for name in names)
+    if directory.exists() and not directory.is_dir() or is_other and _read_manifest(directory) is None:
         raise ValueError(
             f"Expected a new folder for the feature cache, but {directory} holds something else. Give a folder that is "
             "empty or not there yet."
         )
+
+
+def _begin(directory: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a new cache; returns what stands there, which may be what another shard wrote first."""
+    path, aside = directory / MANIFEST_NAME, directory / f"{MANIFEST_NAME}.{os.getpid()}"
+    _write(aside, json.dumps(manifest, indent=2).encode())
+    try:
+        os.link(aside, path)  # unlike a renaming, never over the manifest of a shard that was quicker
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return _read_manifest(directory) or manifest
+
+
+def _encode_and_join(
+    build: _Build,
+    source: ImageSource | ImageStream,
+    manifest: dict[str, Any],
+    num_shards: int,
+    shard_index: int,
+    progress: bool,
+) -> bool:
+    """Encode this shard's blocks and, if it is the last one, join all; returns whether the cache is complete."""
+    num_blocks = _encode_blocks(build, source, num_shards, shard_index, progress)
+    if _is_complete(build.directory):
+        return True
+    places = [_block_path(build.directory, number) for number in range(num_blocks)]
+    if not all(place.exists() for place in places):
+        return _is_complete(build.directory)
+    _join_blocks(build.directory, places, manifest)
+    return True
 
 
 def _encode_blocks(
@@ -325,7 +366,7 @@ def _blocks(source: ImageSource | ImageStream) -> Iterator[list[tuple[str, Calla
     if isinstance(source, ImageStream):
         block: list[tuple[str, Callable[[], Any]]] = []
         for id_, picture in source:
-            block.append((id_, _given(picture)))
+            block.append((id_, returning(picture)))
             if len(block) == BLOCK_SIZE:
                 yield block
                 block = []
@@ -334,15 +375,7 @@ def _blocks(source: ImageSource | ImageStream) -> Iterator[list[tuple[str, Calla
         return
     for start in range(0, len(source.ids), BLOCK_SIZE):
         rows = range(start, min(start + BLOCK_SIZE, len(source.ids)))
-        yield [(source.ids[row], _loader(source, row)) for row in rows]
-
-
-def _given(picture: Any) -> Callable[[], Any]:
-    return lambda: picture
-
-
-def _loader(source: ImageSource, row: int) -> Callable[[], Any]:
-    return lambda: source.load(row)
+        yield [(source.ids[row], loader_of(source, row)) for row in rows]
 
 
 def _join_blocks(directory: Path, places: list[Path], manifest: dict[str, Any]) -> None:
@@ -360,21 +393,17 @@ def _join_blocks(directory: Path, places: list[Path], manifest: dict[str, Any]) 
             f"Expected readable images, but none of {len(skipped)} could be read; the first: {skipped[:1]}. Check "
             f"where the images come from, then remove {directory} and try again."
         )
-    aside = directory / "features.npy.tmp"
     shape = (len(ids), *sizes[0][1:])  # (N, V, D)
-    joined = np.lib.format.open_memmap(aside, mode="w+", dtype=manifest["dtype"], shape=shape)
-    start = 0
-    for place, size in zip(places, sizes, strict=True):
-        with np.load(place, allow_pickle=False) as block:
-            joined[start : start + size[0]] = block["features"]
-        start += size[0]
-    joined.flush()
-    del joined
-    aside.replace(directory / "features.npy")
+    header = {"descr": np.dtype(manifest["dtype"]).str, "fortran_order": False, "shape": shape}
+    with _written_aside(directory / "features.npy") as file:  # a memory map on a full disk would kill the process
+        np.lib.format.write_array_header_1_0(file, header)
+        for place in places:
+            with np.load(place, allow_pickle=False) as block:
+                file.write(block["features"].tobytes())
     _write(directory / "ids.json", json.dumps(ids).encode())
     done = {**manifest, "is_complete": True, "num_images": len(ids), "skipped": skipped}
     _write(directory / MANIFEST_NAME, json.dumps(done, indent=2).encode())
-    shutil.rmtree(directory / "blocks", ignore_errors=True)
+    shutil.rmtree(directory / BLOCKS_NAME, ignore_errors=True)
     if skipped:
         logger.warning(
             "%d of %d images could not be read; first: %s", len(skipped), len(ids) + len(skipped), skipped[0]
@@ -382,29 +411,49 @@ def _join_blocks(directory: Path, places: list[Path], manifest: dict[str, Any]) 
 
 
 def _block_path(directory: Path, number: int) -> Path:
-    return directory / "blocks" / f"{number:06d}.npz"
+    return directory / BLOCKS_NAME / f"{number:06d}.npz"
 
 
 def _write_block(place: Path, ids: list[str], features: np.ndarray, skipped: list[list[str]]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_suffix(f".{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        columns = {"ids": np.array(ids, dtype=str), "skipped": np.array(skipped, dtype=str).reshape(-1, 2)}
-        np.savez(file, features=features, **columns)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(place)
+    columns = {"ids": np.array(ids, dtype=str), "skipped": np.array(skipped, dtype=str).reshape(-1, 2)}
+    buffer = io.BytesIO()
+    np.savez(buffer, features=features, **columns)
+    _write(place, buffer.getvalue())
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file aside, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
+    with _written_aside(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file written under this process's own name, forced to disk and renamed; on an error nothing of it is left."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except FileNotFoundError:  # no lack of room: another shard has joined the blocks and removed them
+        raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError) -> OSError:
+    return OSError(
+        f"Expected to write {path.name} of the feature cache in {path.parent}, but: {error}. Make room or give another "
+        "folder, and run the same command again; what was done before is kept."
+    )
 
 
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -439,15 +488,21 @@ def _check_fingerprint(what: str, manifest: dict[str, Any], wanted: str, place: 
 
 
 def _check_same(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse to go on with a cache of something else."""
+    """Refuse to go on with a cache of something else; options come first, since the preprocessing contains some."""
+    names = ("dtype", "num_views", *(("seed",) if wanted["num_views"] > 1 else ()))
+    for name in names:
+        _check_option(directory, name, found[name], wanted[name])
     for what in ("encoder", "preprocessing"):
         _check_fingerprint(what, found, wanted[f"{what}_fingerprint"], str(directory))
-    for name in ("source", "dtype", "num_views"):
-        if found[name] != wanted[name]:
-            raise ValueError(
-                f"Expected features with {name} {wanted[name]!r}, but those in {directory} have {found[name]!r}. Use "
-                "another folder, or remove this one."
-            )
+    _check_option(directory, "source", found["source"], wanted["source"])
+
+
+def _check_option(directory: Path, name: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"Expected features with {name} {wanted!r}, but those in {directory} have {found!r}. Use another folder, "
+            "or remove this one."
+        )
 
 
 def _fingerprint_of_source(source: ImageSource | ImageStream) -> str:

@@ -10,7 +10,7 @@ import logging
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,16 @@ def open_images(
     if path.endswith(".tar"):
         raise ValueError(f"Expected tar shards at {path}, but found no such file. Check the path or the glob.")
     return open_source(path, split, image_column, id_column)
+
+
+def loader_of(source: ImageSource, row: int) -> Callable[[], Any]:
+    """How a picture of a source is loaded, for later."""
+    return lambda: source.load(int(row))
+
+
+def returning(picture: Any) -> Callable[[], Any]:
+    """How a picture that is already there is "loaded"."""
+    return lambda: picture
 
 
 def _find_shards(path: str) -> list[str]:

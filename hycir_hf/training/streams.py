@@ -115,26 +115,34 @@ class _Opener:
 
     def _features(self, directory: str, open_source: Callable[[], Any] | None, num_views: int) -> FeatureCache:
         """Open a feature cache; where it is not there yet, all processes make it together first."""
-        arguments, fingerprint = self.arguments, self.model.encoder_fingerprint()
+        fingerprint, cache = self.model.encoder_fingerprint(), None
         try:
             cache = FeatureCache.open(directory, fingerprint)
         except FileNotFoundError:
             if open_source is None:
                 raise
-            build_feature_cache(
-                self.model.eval(),
-                self.processor,
-                open_source(),
-                directory,
-                batch_size=arguments.encode_batch_size,
-                dtype=arguments.features_dtype,
-                num_views=num_views,
-                seed=arguments.seed,
-                num_shards=self.share.count,
-                shard_index=self.share.index,
-                progress=arguments.progress and self.share.index == 0,
-            )
-            self.wait_for_everyone()
-            cache = FeatureCache.open(directory, fingerprint)
+        # All have looked before one begins: else a late one would find a part, or wait at another barrier.
+        self.wait_for_everyone()
+        if cache is None and open_source is not None:
+            self._make_features(directory, open_source(), num_views)
+        self.wait_for_everyone()
+        cache = cache or FeatureCache.open(directory, fingerprint)
         cache.check_preprocessing(preprocessing_fingerprint(self.processor, cache.num_views, cache.manifest["seed"]))
         return cache
+
+    def _make_features(self, directory: str, source: Any, num_views: int) -> None:
+        """Make this process's share of a feature cache; the last process puts it together."""
+        arguments = self.arguments
+        build_feature_cache(
+            self.model.eval(),
+            self.processor,
+            source,
+            directory,
+            batch_size=arguments.encode_batch_size,
+            dtype=arguments.features_dtype,
+            num_views=num_views,
+            seed=arguments.seed,
+            num_shards=self.share.count,
+            shard_index=self.share.index,
+            progress=arguments.progress and self.share.index == 0,
+        )

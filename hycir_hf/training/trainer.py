@@ -5,8 +5,10 @@ is small, and so dropout does not depend on how many share it); each process wri
 their prompts and runs the frozen text encoder; the losses take negatives from every process, with gradient.
 """
 
+import contextlib
 import importlib
 import inspect
+import io
 import logging
 import math
 import time
@@ -222,6 +224,7 @@ class HybridTrainer:
             chunks += [_chunk(self.prompt_encoder, task, leaf, rows) for rows in groups]
             orders.append(torch.argsort(torch.cat(groups)).to(leaf.device))
         values: dict[str, Tensor] = {}
+        means: dict[str, float] = {}
 
         def loss_of(features: Tensor) -> Tensor:
             parts = features.split([len(order) for order in orders])
@@ -229,14 +232,15 @@ class HybridTrainer:
                 values[name] = task.loss(part[order])
             weighted = [getattr(self.arguments, f"{name}_weight", 1.0) * value for name, value in values.items()]
             values["loss"] = torch.stack(weighted).sum()
-            self._check_finite(batch, values)
+            means.update(self._means(values))
+            self._check_finite(batch, means)
             return values["loss"]
 
         if self.arguments.chunk_size is None:
             self.accelerator.backward(loss_of(torch.cat([chunk() for chunk in chunks])))
         else:
             backward_in_chunks(chunks, loss_of, self.accelerator.backward)
-        return self._means(values)
+        return means
 
     def _gather(self, rows: Tensor) -> Tensor:
         """All processes' rows, without gradient."""
@@ -249,19 +253,28 @@ class HybridTrainer:
             stacked = self.accelerator.reduce(stacked, reduction="mean")
         return dict(zip(values, stacked.tolist(), strict=True))
 
-    def _check_finite(self, batch: Batch, values: dict[str, Tensor]) -> None:
-        found = self._means(values)
+    def _check_finite(self, batch: Batch, found: dict[str, float]) -> None:
         if all(math.isfinite(value) for value in found.values()):
             return
-        place = self.output_dir / f"batch_of_step_{batch.step}_process_{self.share.index}.pt"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(batch, place)
         shown = ", ".join(f"{name} {value:g}" for name, value in found.items())
         raise FloatingPointError(
-            f"Expected a finite loss at step {batch.step}, but found {shown}. Its batch (ids, texts, features) is "
-            f"saved in {place}: look for broken features there (torch.load(..., weights_only=False)), or lower the "
-            "learning rate."
+            f"Expected a finite loss at step {batch.step}, but found {shown}. Its batch (ids, texts, features) "
+            f"{self._save_for_inspection(batch)}, or lower the learning rate."
         )
+
+    def _save_for_inspection(self, batch: Batch) -> str:
+        """Save a batch whose loss is not finite; returns where it is, or why it could not be saved."""
+        place = self.output_dir / f"batch_of_step_{batch.step}_process_{self.share.index}.pt"
+        buffer = io.BytesIO()
+        try:
+            torch.save(batch, buffer)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(buffer.getvalue())
+        except OSError as error:  # the loss is the news: a full disk must not hide it
+            with contextlib.suppress(OSError):
+                place.unlink(missing_ok=True)
+            return f"could not be saved in {place} ({error}): make room there to see it"
+        return f"is saved in {place}: look for broken features there (torch.load(..., weights_only=False))"
 
     def _samples_per_step(self) -> int:
         sizes = {"unlabeled": "unlabeled_batch_size", "triplets": "triplet_batch_size", "texts": "text_batch_size"}
