@@ -16,6 +16,7 @@ from typing import Any
 
 from . import __version__
 
+_SHOWN_NAMES = 5
 _KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")
 
 
@@ -464,6 +465,14 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if missing, private")
     parser.add_argument("--public", action="store_true", help="let everybody read it; asks before")
     parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--license", metavar="L", help="for the card: a licence of the Hub's list, such as apache-2.0")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="for a model's card: Hub id of what it was trained on; repeatable",
+    )
     parser.add_argument("--message", metavar="M", help="commit message")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -473,15 +482,32 @@ def _run_push(args: argparse.Namespace) -> None:
 
     if args.public and not args.yes and not _confirm(f"Let everybody read {args.repo_id}?"):
         raise ValueError("Expected a yes to publish, but there was none. Leave --public out, or give --yes.")
-    report = push_folder(args.folder, args.repo_id, private=not args.public, commit_message=args.message)
+    report = push_folder(
+        args.folder,
+        args.repo_id,
+        private=not args.public,
+        license=args.license,
+        datasets=args.dataset,
+        commit_message=args.message,
+    )
     if args.json:
         _print_json(**vars(report))
         return
     print(f"{report.url} ({'private' if report.is_private else 'public'}): {len(report.uploaded)} files")
     if report.stripped:
         print(f"Local paths taken out: {', '.join(map(_shown, report.stripped))}")
+    if report.deleted:
+        print(f"Old parts deleted there: {_some(report.deleted)}")
     if report.left_out:
-        print(f"Left out: {', '.join(map(_shown, report.left_out))}")
+        print(f"Left out: {_some(report.left_out)}")
+    if args.public and report.is_private:
+        print(f"{args.repo_id} was private and stays so: only its page's settings can make it public.")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(map(_shown, names[:_SHOWN_NAMES])) + more
 
 
 def _confirm(question: str) -> bool:

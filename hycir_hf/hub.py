@@ -7,41 +7,29 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
-from .model_card import ModelCardFacts, add_results, is_hub_id
+from .hub_cleaning import TEXT_SUFFIXES, clean_texts
+from .model_card import ModelCardFacts, complete_card, read_card
+from .modeling_hycir import is_hub_id
 
 UPLOADED_SUFFIXES = (
     *(".json", ".jsonl", ".safetensors", ".model", ".txt", ".md", ".py"),
     *(".parquet", ".html", ".yaml", ".yml", ".csv", ".png", ".jpg", ".jpeg", ".webp", ".svg"),
 )
-_TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".yaml", ".yml", ".csv")
-# Their strings are words, whatever they look like.
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 _SAVED_ANEW = (".safetensors", ".safetensors.index.json", ".py")
 _CODE = ("configuration", "modeling", "processing")
-_REPLACED_SUFFIXES = (".parquet", ".safetensors")  # an old shard beside new ones would be read with them
-
-_SECRET_KEY = re.compile(
-    r"(?i)^((.*_)?(api_?key|secret|secret_key|password|passwd|credentials?|authorization)"
-    r"|((hf|hub|auth|use_auth|access|api|bearer|private)_?)?token)$"
-)
-_SECRET_VALUES = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
-    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b"),
-    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
-}
-_LOCAL_PATH = re.compile(r"^((/[^/\n]+){2,}/?|~[\\/].*|\.\.?[\\/].*|[A-Za-z]:[\\/].*)$")
+_DATA_SUFFIXES = (".parquet", ".safetensors")
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_REFUSED = (401, 403)  # HTTP: no token, or one without the right
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,9 @@ class PushReport:
         is_private (`bool`): Whether only its owner sees it.
         uploaded (`list[str]`): Paths in the repository.
         left_out (`list[str]`): Files of the folder that stayed here.
-        stripped (`list[str]`): "file: key" of each local path that was taken out of the uploaded copies.
+        stripped (`list[str]`): "file: key" or "file: line 3" of each local path that was taken out of the uploaded
+            copies.
+        deleted (`list[str]`): Old shards in the repository that the uploaded ones replace.
     """
 
     url: str
@@ -63,6 +53,7 @@ class PushReport:
     uploaded: list[str]
     left_out: list[str]
     stripped: list[str]
+    deleted: list[str]
 
 
 def push_folder(
@@ -70,6 +61,8 @@ def push_folder(
     repo_id: str,
     *,
     private: bool = True,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
     commit_message: str | None = None,
     token: str | None = None,
 ) -> PushReport:
@@ -83,36 +76,49 @@ def push_folder(
         folder (`str` or `Path`): The folder.
         repo_id (`str`): "owner/name"; made if missing.
         private (`bool`): For a new repository; one that exists keeps its visibility.
+        license (`str`, *optional*): For the card: a licence of the Hub's list, such as "apache-2.0".
+        datasets (`Sequence[str]`): For a model's card: Hub ids of what it was trained on.
         commit_message (`str`, *optional*): One is made up by default.
         token (`str`, *optional*): By default the one that `huggingface_hub` knows.
 
     Raises:
         ValueError: If the folder is neither, a file holds a secret, or `private` is asked for a public repository.
+        OSError: If the Hub cannot be reached, or does not take it.
     """
     folder = Path(folder)
+    _check_names(repo_id, datasets)
     repo_type = find_repo_type(folder)
+    if repo_type == "model":
+        _check_has_processor(folder)
+    elif datasets:
+        raise ValueError("Expected datasets for a model's card, but found them for a data set. Leave --dataset out.")
     with tempfile.TemporaryDirectory() as temporary:
         source = _self_contained(folder, Path(temporary)) if repo_type == "model" else folder
         paths, left_out = _select(folder, source)
         contents, stripped = _clean(paths, repo_id)
         _check_has_data(folder, paths, left_out)
+        card = contents["README.md"] if "README.md" in contents else _read(paths.get("README.md"))
         if repo_type == "model":
-            contents["README.md"] = _model_card(folder, repo_id, paths, contents).encode(errors="surrogateescape")
+            facts = ModelCardFacts.from_folder(folder, repo_id, license=license, datasets=datasets)
+            contents["README.md"] = facts.render() if card is None else complete_card(card, facts)
+        elif license is not None:
+            contents["README.md"] = _with_license(card or "", license)
+        files: dict[str, Any] = {**paths}
+        files |= {name: text.encode(errors="surrogateescape") for name, text in contents.items()}
         api = HfApi(token=token)
-        is_private = _ensure_repo(api, repo_id, repo_type, private)
-        stale = [
-            CommitOperationDelete(path)
-            for path in api.list_repo_files(repo_id, repo_type=repo_type)
-            if path.endswith(_REPLACED_SUFFIXES) and path not in paths
-        ]
-        files: dict[str, Any] = {**paths, **contents}
-        commit = api.create_commit(
-            repo_id,
-            [*stale, *(CommitOperationAdd(name, value) for name, value in sorted(files.items()))],
-            commit_message=commit_message or f"Upload HyCIR {'model' if repo_type == 'model' else 'triplets'}",
-            repo_type=repo_type,
-        )
-    return PushReport(str(commit.repo_url), commit.oid, is_private, sorted(files), left_out, stripped)
+        with _hub_errors(repo_id):
+            is_private = _ensure_repo(api, repo_id, repo_type, private)
+            deleted = _replaced(api.list_repo_files(repo_id, repo_type=repo_type), files)
+            commit = api.create_commit(
+                repo_id,
+                [
+                    *map(CommitOperationDelete, deleted),
+                    *(CommitOperationAdd(name, value) for name, value in sorted(files.items())),
+                ],
+                commit_message=commit_message or f"Upload HyCIR {'model' if repo_type == 'model' else 'triplets'}",
+                repo_type=repo_type,
+            )
+    return PushReport(str(commit.repo_url), commit.oid, is_private, sorted(files), left_out, stripped, deleted)
 
 
 def find_repo_type(folder: str | os.PathLike) -> str:
@@ -124,8 +130,7 @@ def find_repo_type(folder: str | os.PathLike) -> str:
     folder = Path(folder)
     if (folder / "recipe.json").is_file():
         return "dataset"
-    config = folder / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "hycir":
+    if (folder / "config.json").is_file() and _read_config(folder).get("model_type") == "hycir":
         return "model"
     raise ValueError(
         f"Expected a saved HyCIR model (config.json) or a finished SynCir data set (recipe.json) in {folder}, but "
@@ -133,18 +138,52 @@ def find_repo_type(folder: str | os.PathLike) -> str:
     )
 
 
-def _model_card(folder: Path, repo_id: str, paths: dict[str, Path], contents: dict[str, bytes]) -> str:
-    """The folder's own card, with the figures of its `results*.json` where it has none; or else a new one."""
-    if "README.md" not in paths:
-        return ModelCardFacts.from_folder(folder, repo_id).render()
-    text = (contents.get("README.md") or paths["README.md"].read_bytes()).decode(errors="surrogateescape")
-    results = ModelCardFacts.from_folder(folder, repo_id).results
-    return add_results(text, results, repo_id.rpartition("/")[2])
+def _check_names(repo_id: str, datasets: Sequence[str]) -> None:
+    """Check ids before anything is made: without an owner, a repository would be made in the token's own name."""
+    try:
+        for name in (repo_id, *datasets):
+            validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"Expected names as the Hub has them, but found: {error}. Write them as OWNER/NAME."
+        ) from error
+    if "/" not in repo_id:
+        raise ValueError(f"Expected the repository as OWNER/NAME, but found {repo_id!r}. Put its owner before it.")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}, but found: {error}. Save the model anew.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected a config in {path}, but found a {type(config).__name__}. Save the model anew.")
+    return config
+
+
+def _check_has_processor(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        raise ValueError(
+            f"Expected the model's processor in {folder}, but found none of {list(_PROCESSOR_FILES)}. Save it there "
+            "with processor.save_pretrained."
+        )
+
+
+def _read(path: Path | None) -> str | None:
+    return None if path is None else path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _with_license(text: str, license: str) -> str:
+    """A data set's card with a licence."""
+    card = read_card(text, DatasetCard)
+    card.data.license = license
+    return str(card)
 
 
 def _self_contained(folder: Path, temporary: Path) -> Path:
     """The folder, or a copy beside which nothing is needed: code, processor, and the weights of a local encoder."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _read_config(folder)
     needs_local_encoder = config.get("mapper_only") and not is_hub_id(config.get("encoder_name_or_path"))
     has_code = "auto_map" in config and all((folder / f"{name}_hycir.py").is_file() for name in _CODE)
     if has_code and not needs_local_encoder:
@@ -174,14 +213,15 @@ def _select(folder: Path, source: Path) -> tuple[dict[str, Path], list[str]]:
         else:
             paths[name] = path
     if source != folder:
-        paths = {name: path for name, path in paths.items() if not name.endswith(_SAVED_ANEW)}
-        paths |= {path.relative_to(source).as_posix(): path for path in _files(source)}
-    return paths, left_out
+        anew = {path.relative_to(source).as_posix(): path for path in _files(source)}
+        left_out += [name for name in paths if name.endswith(_SAVED_ANEW) and name not in anew]
+        paths = {name: path for name, path in paths.items() if not name.endswith(_SAVED_ANEW)} | anew
+    return paths, sorted(left_out)
 
 
 def _check_has_data(folder: Path, paths: dict[str, Path], left_out: list[str]) -> None:
     """Refuse a folder whose weights or rows would stay here: a download's cache, for example, holds links alone."""
-    if not any(name.endswith(_REPLACED_SUFFIXES) for name in paths):
+    if not any(name.endswith(_DATA_SUFFIXES) for name in paths):
         raise ValueError(
             f"Expected safetensors or Parquet files in {folder}, but found none to upload (left out: {left_out}). Save "
             "the model with save_pretrained first."
@@ -192,112 +232,55 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, bytes], list[str]]:
-    """Look for secrets in every text file, and rewrite those that name local paths.
-
-    Returns:
-        The new content of changed files, and "file: key" of each path taken out.
-    """
-    texts = {
-        name: path.read_text(encoding="utf-8", errors="surrogateescape")
-        for name, path in paths.items()
-        if path.suffix in _TEXT_SUFFIXES
-    }
-    complaints = [f"{name} holds {what}" for name, text in texts.items() for what in _secrets(text)]
-    changed: dict[str, str] = {}
-    stripped: list[str] = []
-    local_paths = {str(Path.home())}
-    for name, text in texts.items():
-        if Path(name).name in _VOCABULARIES or not name.endswith((".json", ".jsonl", ".yaml", ".yml")):
-            continue
-        found = _Cleaner()
-        content = found.clean(_parse(name, text))
-        complaints += [f"{name} holds a value for {key!r}" for key in found.secret_keys]
-        stripped += [f"{name}: {key}" for key in found.stripped]
-        local_paths |= found.paths
-        if found.stripped and name.endswith(".json"):  # the others keep their layout; their text is replaced below
-            changed[name] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    if complaints:
-        raise ValueError(
-            f"Expected files without secrets, but {'; '.join(complaints)}. Take it out, and revoke it if the folder "
-            "was ever shared."
-        )
-    for name, text in texts.items():
-        if not name.endswith(".json"):
-            changed[name] = _without_paths(text, local_paths)
-        if name == "README.md":
-            changed[name] = changed[name].replace('load_dataset("PATH"', f'load_dataset("{repo_id}"')
-    encoded = {name: text.encode(errors="surrogateescape") for name, text in changed.items() if text != texts[name]}
-    return encoded, stripped
+def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, str], list[str]]:
+    """The new content of the text files that change, and where local paths were taken out."""
+    texts = {name: _read(path) or "" for name, path in paths.items() if path.suffix in TEXT_SUFFIXES}
+    changed, stripped = clean_texts(texts)
+    card = changed.get("README.md", texts.get("README.md", ""))
+    if 'load_dataset("PATH"' in card:
+        changed["README.md"] = card.replace('load_dataset("PATH"', f'load_dataset("{repo_id}"')
+    return changed, stripped
 
 
-def _parse(name: str, text: str) -> Any:
-    """Read a JSON, JSON lines or YAML file."""
+def _replaced(present: Sequence[str], files: dict[str, Any]) -> list[str]:
+    """The files of a repository that are shards of what is uploaded: they would be read beside the new ones."""
+    series = {_series(name) for name in files if name.endswith(_DATA_SUFFIXES)}
+    return [name for name in present if name not in files and _series(name) in series]
+
+
+def _series(name: str) -> tuple[str, str]:
+    """A file's name without its shard's number, and its suffix: "images/part-3.parquet" is of "images/part"."""
+    path = Path(name)
+    return re.sub(r"-\d+(-of-\d+)?$", "", path.with_suffix("").as_posix()), path.suffix
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """Say in one line what the client's errors say in several."""
     try:
-        if name.endswith(".json"):
-            return json.loads(text)
-        if name.endswith(".jsonl"):
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(yaml.safe_load_all(text))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"Expected {name} to be well-formed, since it is searched for secrets, but reading it failed: {error}. "
-            "Repair it or take it out of the folder."
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in _REFUSED:
+            raise OSError(
+                f"Expected a token that may write to {repo_id}, but the Hub answered {status}. Log in by "
+                "`hf auth login` with a token of the role write, and check the owner's name."
+            ) from error
+        said = error.server_message or str(error).split("\n")[0]
+        raise OSError(
+            f"Expected the Hub to take {repo_id}, but it answered {status}: {said}. Correct that, or try again later."
         ) from error
-
-
-def _secrets(text: str) -> list[str]:
-    return [what for what, pattern in _SECRET_VALUES.items() if pattern.search(text)]
-
-
-def _without_paths(text: str, local_paths: set[str]) -> str:
-    """Replace whole local paths by their last name; a part of a longer word or of a URL's path is left alone."""
-    for path in sorted(local_paths, key=len, reverse=True):
-        if len(path) > 1:
-            text = re.sub(rf"(?<![\w.-]){re.escape(path)}(?![\w-])", _last_name(path), text)
-    return text
-
-
-def _last_name(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-
-
-class _Cleaner:
-    """Walks through JSON: local paths become their last name, secrets are named."""
-
-    def __init__(self) -> None:
-        self.stripped: list[str] = []
-        self.secret_keys: list[str] = []
-        self.paths: set[str] = set()
-
-    def clean(self, value: Any, key: str = "") -> Any:
-        """Return the value without local paths."""
-        if isinstance(value, dict):
-            return {
-                name: self.clean(item, str(name)) for name, item in value.items() if not self._is_local_name(name, item)
-            }
-        if isinstance(value, list):
-            return [self.clean(item, key) for item in value]
-        if not isinstance(value, str) or not value:
-            return value
-        if _SECRET_KEY.match(key):
-            self.secret_keys.append(key)
-        if _LOCAL_PATH.match(value):
-            return self._strip(key, value)
-        return value
-
-    def _is_local_name(self, key: str, value: Any) -> bool:
-        """A name that would be looked up, such as `encoder_name_or_path`: a folder's last name would mislead there."""
-        is_local = key.endswith("name_or_path") and isinstance(value, str) and ("/" in value or "\\" in value)
-        if is_local and not is_hub_id(value):
-            self._strip(key, value)
-            return True
-        return False
-
-    def _strip(self, key: str, value: str) -> str:
-        self.stripped.append(key)
-        self.paths.add(value)
-        return _last_name(value)
+    except (HTTPError, ConnectionError) as error:  # no answer at all; the latter in offline mode
+        raise OSError(
+            f"Expected to reach the Hub for {repo_id}, but could not: {error}. Check the network, HF_ENDPOINT and "
+            "HF_HUB_OFFLINE."
+        ) from error
+    except ValueError as error:
+        if not str(error).startswith("Invalid metadata"):
+            raise
+        raise ValueError(
+            f"Expected a card that the Hub takes, but found: {error}. Correct README.md, --license and --dataset."
+        ) from error
 
 
 def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> bool:

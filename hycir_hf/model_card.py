@@ -5,17 +5,20 @@ The card's text is `model_card_template.md`; its figures come from `hycir evalua
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .modeling_hycir import is_hub_id
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it has none for composed image retrieval
+LIBRARY = "transformers"
 TASK = "composed-image-retrieval"
 RESULTS = "results*.json"  # a model's files of results, as `hycir evaluate --json` writes them
 RESULTS_FORMAT, RESULTS_VERSION = "hycir-evaluation", 1
@@ -95,6 +98,9 @@ class ModelCardFacts:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if config.get("model_type") != "hycir":
             raise ValueError(f"Expected a HyCIR model in {folder}, but found none. Give the folder it was saved in.")
+        missing = [name for name in ("encoder_config", "num_pseudo_tokens", "prompt") if name not in config]
+        if missing:
+            raise ValueError(f"Expected a whole config in {path}, but it lacks {missing}. Save the model anew.")
         name = config.get("encoder_name_or_path")
         facts.setdefault("base_model", name if is_hub_id(name) else None)
         paths = [path for path in sorted(folder.glob(RESULTS)) if _is_evaluation(_read_json(path))]
@@ -112,7 +118,7 @@ class ModelCardFacts:
         data = ModelCardData(
             language="en",
             license=self.license,
-            library_name="transformers",
+            library_name=LIBRARY,
             pipeline_tag=PIPELINE_TAG,
             tags=[TASK, "hycir"],
             base_model=self.base_model,
@@ -137,6 +143,9 @@ def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
         raise ValueError(
             f"Expected evaluation results in {path}, but found {found}. Write it with `hycir evaluate --json`."
         )
+    missing = [name for name in ("format_version", "benchmark", "split", "results") if name not in content]
+    if missing:
+        raise ValueError(f"Expected evaluation results in {path}, but they lack {missing}. Evaluate again with --json.")
     if content["format_version"] > RESULTS_VERSION:
         raise ValueError(
             f"Expected results of format {RESULTS_VERSION} or older in {path}, but found {content['format_version']}. "
@@ -162,6 +171,44 @@ def read_results(path: str | os.PathLike) -> list[BenchmarkResult]:
         )
         for part in parts
     ]
+
+
+def complete_card(text: str, facts: ModelCardFacts) -> str:
+    """Fill in what a card lacks: metadata, the id that its code loads, figures. What it says itself stays.
+
+    `hycir train` writes its card before there is an id: the code there loads `folder`, and the library is this one,
+    which the Hub does not know.
+
+    Raises:
+        ValueError: If the card's metadata cannot be read.
+    """
+    card = read_card(text)
+    data: Any = card.data
+    data.library_name = LIBRARY if data.library_name in (None, "hycir_hf") else data.library_name
+    data.pipeline_tag = data.pipeline_tag or PIPELINE_TAG
+    data.base_model = data.base_model or facts.base_model
+    data.license = facts.license or data.license
+    data.datasets = list(dict.fromkeys([*(data.datasets or []), *facts.datasets])) or None
+    if not re.search(r"^ *folder *=", card.text, re.MULTILINE):
+        card.text = card.text.replace("from_pretrained(folder)", f'from_pretrained("{facts.repo_id}")')
+    return add_results(str(card), facts.results, facts.repo_id.rpartition("/")[2])
+
+
+def read_card(text: str, card_class: Any = ModelCard) -> Any:
+    """Read a card of `huggingface_hub`.
+
+    Raises:
+        ValueError: If its metadata cannot be read.
+    """
+    if not text.lstrip().startswith("---"):
+        text = f"---\n\n---\n\n{text}"  # huggingface_hub warns of a card without metadata
+    try:
+        return card_class(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"Expected a README.md with the Hub's metadata, but reading them failed: {error}. Repair what stands "
+            "between its '---' lines."
+        ) from error
 
 
 def add_results(text: str, results: Sequence[BenchmarkResult], model_name: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,13 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from aiohttp import web
 from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_processor, random_picture
 from fake_hub import TOKEN
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
 from hycir_hf import HyCIRModel
 from hycir_hf.cli import main
 from hycir_hf.hub import find_repo_type, push_folder
+from hycir_hf.hub_cleaning import clean_texts
 
 PULL = """
 import sys
@@ -110,13 +114,15 @@ def test_local_paths_stay_here(hub, folder):
     report = push_folder(folder, "ann/emoji")
     files = hub.repo("ann/emoji").files
     assert report.stripped == [
-        *("config.json: encoder_name_or_path", "log.jsonl: output", "results.json: data", "train.yaml: data")
+        *("README.md: line 1", "config.json: encoder_name_or_path", "log.jsonl: output", "results.json: data"),
+        "train.yaml: data",
     ]
     assert files["train.yaml"] == b"data: cc3m  # captions\nsteps: 5\n"
     assert json.loads(files["log.jsonl"]) == {"step": 1, "output": "run"}
     assert "encoder_name_or_path" not in json.loads(files["config.json"])
-    assert json.loads(files["results.json"])["data"] == "gallery" and files["README.md"].startswith(
-        b"Evaluated on gallery, see https"
+    assert (
+        json.loads(files["results.json"])["data"] == "gallery"
+        and b"\nEvaluated on gallery, see https" in (files["README.md"])
     )
     others = [content for name, content in files.items() if name != "README.md"]
     assert all(str(folder.parent).encode() not in content for content in others)
@@ -134,6 +140,19 @@ def test_local_paths_stay_here(hub, folder):
         ("run.yaml", "llm:\n  api_key: abc\n", "a value for 'api_key'"),
         ("log.jsonl", '{"step": 1}\n{"password": "abc"}\n', "a value for 'password'"),
         ("run.yaml", "base_url: https://ann:pass@llm.example/v1", "a URL with a password"),
+        ("picture.svg", "<svg>hf_" + "a" * 30 + "</svg>", "a Hugging Face token"),
+        ("notes.md", "github_pat_" + "a" * 30, "a GitHub token"),
+        ("notes.md", "glpat-" + "a" * 20, "a GitLab token"),
+        ("notes.md", "xoxb-" + "1" * 12 + "-" + "a" * 30, "a Slack token"),
+        ("notes.md", "AIza" + "a" * 35, "an API key"),
+        ("notes.md", "sk-proj-ab_c-" + "b" * 30, "an API key"),
+        *(
+            ("extra.json", json.dumps({key: "abc"}), f"a value for '{key}'")
+            for key in (
+                *("aws_secret_access_key", "openai-api-key", "x-api-key", "openai_key", "clientSecret", "secretKey"),
+                *("passphrase", "access_key", "github_token", "wandb_token", "accessToken", "API_KEYS"),
+            )
+        ),
     ],
 )
 def test_secrets_are_refused_and_not_repeated(hub, folder, name, text, what):
@@ -145,6 +164,66 @@ def test_secrets_are_refused_and_not_repeated(hub, folder, name, text, what):
         push_folder(folder, "ann/emoji")
     assert "a" * 30 not in str(caught.value) and "b" * 30 not in str(caught.value) and "pass@" not in str(caught.value)
     assert hub.repos == {}
+
+
+def test_words_that_only_look_like_secrets_pass():
+    words = {"sort_key": "score", "pad_token": "<pad>", "token_type": "a", "slug": "sk-learn-is-a-library-for-machines"}
+    assert clean_texts({"words.json": json.dumps(words), "words.md": words["slug"]}) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "hycir train --config /home/ann/private/x.yaml --output-dir=/home/ann/out",
+            "hycir train --config x.yaml --ou",
+        ),
+        ("see file:///home/ann/secret/x.parquet, please", "see x.parquet, please"),
+        ("see C:\\Users\\ann\\x or C:/Users/ann/y.", "see x or y."),
+        ("FileNotFoundError: '/root/secret/x'", "FileNotFoundError: 'x'"),
+        ("/home/ann/a\n/home/ann/b", "a\nb"),
+        ("-v /home/ann/a:/mnt/ann/b c", "-v a:b c"),
+        ("(~/ann/x)", "(x)"),
+    ],
+)
+def test_paths_within_texts_are_taken_out(text, expected):
+    files = {"a.json": json.dumps({"x": text}), "a.jsonl": json.dumps({"x": text}) + "\n", "a.md": text, "a.svg": text}
+    changed, stripped = clean_texts(files)
+    assert json.loads(changed["a.json"])["x"].startswith(expected)
+    assert json.loads(changed["a.jsonl"])["x"].startswith(expected)
+    assert changed["a.md"].startswith(expected) and changed["a.svg"] == changed["a.md"]
+    assert "ann" not in "".join(changed.values()) and stripped[:3] == ["a.json: x", "a.jsonl: x", "a.md: line 1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://x.example/home/ann/x",
+        "and/or /hdr/ a/b",
+        'ask(f"Q:\\nWhat? A:\\n")',
+        "{a:\\d}",
+        "[/data/]",
+    ],
+)
+def test_what_only_looks_like_a_path_stays(text):
+    assert clean_texts({"a.json": json.dumps({"x": text}), "a.py": text, "a.md": text}) == ({}, [])
+
+
+def test_paths_in_keys_and_in_broken_lines_are_taken_out():
+    paths = {"/home/ann/a/cc3m": 1, "/home/ann/b/cc3m": 2}
+    changed, stripped = clean_texts(
+        {"a.json": json.dumps(paths), "b.yaml": "x: >-\n  see the one in\n  /home/ann/a/b\n"}
+    )
+    assert json.loads(changed["a.json"]) == {"cc3m": 1, "cc3m (2)": 2}
+    assert yaml.safe_load(changed["b.yaml"]) == {"x": "see the one in b"}
+    assert stripped == ["a.json: a key", "a.json: a key", "b.yaml: x"]
+
+
+def test_only_changed_json_lines_are_written_anew():
+    lines = ['{"x":1.50, "y": "a\u2028b"}', '{"x": "/home/ann/y", "z": "\\ud800"}', ""]
+    changed, _ = clean_texts({"a.jsonl": "\n".join(lines)})
+    first, second, _ = changed["a.jsonl"].split("\n")
+    assert first == lines[0] and json.loads(second) == {"x": "y", "z": "\ud800"} and second.encode()
 
 
 def test_a_file_that_cannot_be_searched_is_refused(hub, folder):
@@ -205,12 +284,110 @@ def test_a_mapper_whose_encoder_is_a_local_folder_is_pushed_whole(hub, folder, t
     assert all(torch.equal(pulled[name], value) for name, value in model.state_dict().items())
 
 
-def test_an_old_shard_goes_and_other_files_stay(hub, folder):
+def test_an_old_shard_goes_and_other_files_stay(hub, folder, capsys):
     push_folder(folder, "ann/emoji")
     repo = hub.repo("ann/emoji")
-    repo.commit("by hand", repo.files | {"model-00001-of-00002.safetensors": b"old", "LICENSE": b"mine"})
+    mine = dict.fromkeys(("LICENSE", "adapter.safetensors", "other/model.safetensors", "rows.parquet"), b"mine")
+    repo.commit("by hand", repo.files | mine | {"model-00001-of-00002.safetensors": b"old"})
+    assert main(["push", str(folder), "ann/emoji"]) == 0
+    assert "Old parts deleted there: model-00001-of-00002.safetensors\n" in capsys.readouterr().out
+    assert "model-00001-of-00002.safetensors" not in repo.files and mine.items() <= repo.files.items()
+
+
+def test_what_a_model_saved_anew_drops_is_named(hub, folder, tmp_path, capsys):
+    HyCIRModel.from_pretrained(folder).save_pretrained(tmp_path / "mapper", mapper_only=True)
+    build_processor().save_pretrained(tmp_path / "mapper")
+    own = ["custom.py", "extra.safetensors", *(f"{number}.pt" for number in range(5))]
+    for name in own:
+        (tmp_path / "mapper" / name).write_text("")
+    assert set(push_folder(tmp_path / "mapper", "ann/emoji").left_out) == set(own)
+    assert main(["push", str(tmp_path / "mapper"), "ann/emoji"]) == 0
+    assert "Left out: 0.pt, 1.pt, 2.pt, 3.pt, 4.pt and 2 more\n" in capsys.readouterr().out
+
+
+TRAINED = """---
+library_name: hycir_hf
+tags: [hycir]
+---
+
+# Mapper
+
+```python
+model = HyCIRModel.from_pretrained(folder)
+processor = HyCIRProcessor.from_pretrained(folder)
+```
+"""
+
+
+def test_a_trained_models_card_is_completed(hub, folder):
+    (folder / "README.md").write_text(TRAINED)
+    config = json.loads((folder / "config.json").read_text())
+    encoder = {"encoder_name_or_path": "openai/clip-vit-large-patch14"}
+    (folder / "config.json").write_text(json.dumps(config | encoder))
+    options = ["--license", "apache-2.0", "--dataset", "ann/triplets", "--dataset", "ann/cc3m"]
+    assert main(["push", str(folder), "ann/emoji", *options]) == 0
+    card = ModelCard(hub.repo("ann/emoji").files["README.md"].decode())
+    assert card.data.to_dict() == {
+        "library_name": "transformers",
+        "tags": ["hycir"],
+        "pipeline_tag": "image-feature-extraction",
+        "base_model": "openai/clip-vit-large-patch14",
+        "license": "apache-2.0",
+        "datasets": ["ann/triplets", "ann/cc3m"],
+    }
+    assert card.text.count('from_pretrained("ann/emoji")') == 2 and "(folder)" not in card.text
+    (folder / "README.md").unlink()
+    push_folder(folder, "ann/emoji", license="mit", datasets=["ann/triplets"])
+    card = ModelCard(hub.repo("ann/emoji").files["README.md"].decode())
+    assert (card.data.license, card.data.datasets) == ("mit", ["ann/triplets"])
+
+
+def test_what_a_card_says_itself_stays(hub, folder):
+    (folder / "README.md").write_text(
+        "---\nlibrary_name: other\nlicense: mit\n---\nfolder = '.'; x.from_pretrained(folder)"
+    )
     push_folder(folder, "ann/emoji")
-    assert "model-00001-of-00002.safetensors" not in repo.files and repo.files["LICENSE"] == b"mine"
+    card = ModelCard(hub.repo("ann/emoji").files["README.md"].decode())
+    assert (card.data.library_name, card.data.license) == ("other", "mit") and "(folder)" in card.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "{", r"Expected JSON in .*config\.json, but found"),
+        ("config.json", "[1]", r"Expected a config in .*config\.json, but found a list"),
+        ("README.md", "---\nlicense: [\n---\n# x", r"Expected a README\.md with the Hub's metadata"),
+        ("processor_config.json", None, r"Expected the model's processor in .*, but found none of"),
+        ("results.json", '{"format": "hycir-evaluation"}', r"but they lack \['format_version', 'benchmark', 'split'"),
+    ],
+)
+def test_a_broken_folder_is_one_line_and_makes_no_repository(hub, folder, capsys, name, text, message):
+    (folder / name).unlink(missing_ok=True)
+    if text is not None:
+        (folder / name).write_text(text)
+    assert main(["push", str(folder), "ann/emoji"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert re.search(message, lines[-1]) and lines[-1].endswith(".") and hub.repos == {}
+
+
+@pytest.mark.parametrize("name", ["emoji", "a/b/c", "a b/c", "ann/"])
+def test_a_name_without_its_owner_is_refused_before_anything_is_made(hub, folder, capsys, name):
+    assert main(["push", str(folder), name]) == 1
+    assert "OWNER/NAME" in capsys.readouterr().err and hub.repos == {} and hub.requests == []
+
+
+def test_a_hub_that_does_not_answer_is_one_line(hub, folder, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert main(["push", str(folder), "ann/emoji"]) == 1
+    assert "Expected to reach the Hub for ann/emoji, but could not" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_card_that_the_hub_refuses(hub, folder, capsys, monkeypatch):
+    answer = web.json_response({"errors": [{"message": '"license" must be one of these'}]}, status=400)
+    monkeypatch.setattr(hub, "validate", lambda body: answer)
+    assert main(["push", str(folder), "ann/emoji", "--license", "none"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "Expected a card that the Hub takes" in error and '"license" must be one of these' in error
 
 
 def test_public_asks_before(hub, folder, monkeypatch, capsys):
@@ -225,13 +402,20 @@ def test_public_asks_before(hub, folder, monkeypatch, capsys):
     with pytest.raises(ValueError, match="ann/emoji to be private, but it is public"):
         push_folder(folder, "ann/emoji")
     assert main([*command, "--yes"]) == 0
+    push_folder(folder, "ann/private")
+    capsys.readouterr()
+    assert main(["push", str(folder), "ann/private", "--public", "--yes"]) == 0
+    assert "ann/private was private and stays so" in capsys.readouterr().out and hub.repo("ann/private").private
 
 
 def test_a_wrong_token_is_an_error_that_does_not_show_it(hub, folder, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrongwrongwrong")
     assert main(["push", str(folder), "ann/emoji"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("hycir push: error:") and "hf_wrong" not in error and hub.repos == {}
+    assert error.startswith(
+        "hycir push: error: Expected a token that may write to ann/emoji, but the Hub answered 401."
+    )
+    assert error.count("\n") == 1 and "hf_wrong" not in error and hub.repos == {}
 
 
 def test_push_to_hub_of_the_model_itself(hub, folder):
@@ -302,8 +486,18 @@ def test_a_syncir_data_set(hub, tmp_path):
     assert json.loads(repo.files["recipe.json"])["settings"]["captioner"] == "captioner"
     card = repo.files["README.md"].decode()
     assert 'load_dataset("ann/triplets", "triplets")' in card and "captions by captioner" in card
+    assert report.deleted == ["images/part-2.parquet"]
     output = run_python(hub, tmp_path, LOAD)
     assert output.splitlines()[-1] == "{'reference_id': '0.png', 'query_text': 'make it red'} 2"
+
+
+def test_a_data_sets_licence_is_in_its_card(hub, tmp_path):
+    write_triplets(tmp_path / "triplets", 1)
+    push_folder(tmp_path / "triplets", "ann/triplets", license="cc-by-4.0")
+    card = DatasetCard(hub.repo("ann/triplets", "dataset").files["README.md"].decode())
+    assert card.data.license == "cc-by-4.0" and len(card.data.configs) == 2 and "ann/triplets" in card.text
+    with pytest.raises(ValueError, match="Leave --dataset out"):
+        push_folder(tmp_path / "triplets", "ann/triplets", datasets=["ann/cc3m"])
 
 
 def test_another_folder_is_refused(tmp_path):

@@ -1,0 +1,218 @@
+"""Secrets and local paths in the text files of a folder that is to be uploaded: the former stop it, the latter go."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .modeling_hycir import is_hub_id
+
+TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".svg", ".yaml", ".yml", ".csv")
+_STRUCTURED_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")
+# Their strings are words, whatever they look like.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "vocab.txt", "merges.txt")
+
+# Matched after `_normalized`. A tokenizer's `pad_token` and a table's `sort_key` are no secrets: tokens and keys count
+# only with a service's or a purpose's name.
+_SECRET_KEY = re.compile(
+    r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
+    r"|(.*_)?(access|secret|private|ssh|signing|encryption)_key"
+    r"|(.*_)?(anthropic|aws|azure|cohere|comet|deepseek|gcp|gemini|github|gitlab|google|groq|hf|hub|huggingface|mistral"
+    r"|neptune|openai|openrouter|replicate|slack|together|wandb)_(key|token|pat)"
+    r"|((.*_)?(auth|access|api|bearer|private|refresh|session)_?)?token)"
+)
+_SECRET_VALUES = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    # Words joined by hyphens are a slug; a key has one long run.
+    "an API key": re.compile(r"\bsk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|\bAIza[A-Za-z0-9_-]{35}"),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}"),
+    "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "a Slack token": re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
+}
+_WHOLE_PATH = re.compile(r"^((/[^/\n]+){2,}/?|~[\\/].*|\.\.?[\\/].*|[A-Za-z]:[\\/].*)$")
+# Within a text only the usual roots count: "and/or" and a URL's path are no paths of this machine. A Windows path needs
+# two names, since code writes "Q:\n".
+_EMBEDDED_PATH = re.compile(
+    r"(?:file://|(?<![\w./~-]))"
+    r"(?:/(?:home|Users|root|mnt|media|data|scratch|srv|tmp|var|work|workspace|Volumes)/|~/"
+    r"|[A-Za-z]:(?:\\{1,2}[\w.-]+\\|/Users/))"
+    r"[^\s\"'<>,;:)\]}`]*[^\s\"'<>,;:).\]}`\\]"
+)
+
+
+def clean_texts(texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Take local paths out of texts; the last name of each stays.
+
+    Args:
+        texts (`dict[str, str]`): File name -> content.
+
+    Returns:
+        File name -> new content of those that changed, and "file: key" or "file: line 3" of each path taken out.
+
+    Raises:
+        ValueError: If a text holds a secret, or JSON or YAML that cannot be read.
+    """
+    complaints = [f"{name} holds {what}" for name, text in texts.items() for what in _secrets(text)]
+    cleaners: dict[str, _Cleaner] = {}
+    contents: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name.endswith(_STRUCTURED_SUFFIXES) and not _is_vocabulary(name):
+            cleaners[name] = _Cleaner()
+            contents[name] = cleaners[name].clean(_parse(name, text))
+            complaints += [f"{name} holds a value for {key!r}" for key in cleaners[name].secret_keys]
+    if complaints:
+        raise ValueError(
+            f"Expected files without secrets, but {'; '.join(complaints)}. Take it out, and revoke it if the folder "
+            "was ever shared."
+        )
+    local_paths = set[str]().union(*(cleaner.paths for cleaner in cleaners.values()))
+    changed: dict[str, str] = {}
+    stripped: list[str] = []
+    for name, text in texts.items():
+        if _is_vocabulary(name):
+            continue
+        keys = cleaners[name].stripped if name in cleaners else []
+        if name.endswith((".json", ".jsonl")):
+            new = _rewritten(name, text, contents[name]) if keys else text
+        else:
+            new = _without_paths(text, local_paths)
+            if keys and not _reads_as(new, contents[name]):  # a path that was broken over two lines, or escaped
+                new = yaml.safe_dump_all(contents[name], sort_keys=False, allow_unicode=True)
+        if new != text:
+            changed[name] = new
+            stripped += [f"{name}: {place}" for place in keys or _changed_lines(text, new)]
+    return changed, stripped
+
+
+def _is_vocabulary(name: str) -> bool:
+    return Path(name).name in _VOCABULARIES
+
+
+def _parse(name: str, text: str) -> Any:
+    """Read a JSON, JSON lines or YAML file."""
+    try:
+        if name.endswith(".json"):
+            return json.loads(text)
+        if name.endswith(".jsonl"):
+            return [json.loads(line) for line in _lines(text)]
+        return list(yaml.safe_load_all(text))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"Expected {name} to be well-formed, since it is searched for secrets, but reading it failed: {error}. "
+            "Repair it or take it out of the folder."
+        ) from error
+
+
+def _reads_as(text: str, content: Any) -> bool:
+    try:
+        return list(yaml.safe_load_all(text)) == content
+    except yaml.YAMLError:
+        return False
+
+
+def _lines(text: str) -> list[str]:
+    """JSON lines; `splitlines` would also break a string at U+2028."""
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _rewritten(name: str, text: str, content: Any) -> str:
+    """A JSON file anew, or JSON lines of which only the changed ones are written anew."""
+    if name.endswith(".json"):
+        return _json(content, indent=2) + "\n"
+    pairs = zip(_lines(text), content, strict=True)
+    return "".join((line if json.loads(line) == record else _json(record)) + "\n" for line, record in pairs)
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    # A lone surrogate has no UTF-8.
+    return json.dumps(content, indent=indent) if re.search("[\ud800-\udfff]", text) else text
+
+
+def _secrets(text: str) -> list[str]:
+    return [what for what, pattern in _SECRET_VALUES.items() if pattern.search(text)]
+
+
+def _normalized(key: str) -> str:
+    """A key in snake case: "clientSecret" and "client-secret" are "client_secret"."""
+    return re.sub(r"[-.\s]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)).lower()
+
+
+def _without_paths(text: str, local_paths: set[str]) -> str:
+    """Replace local paths by their last name; a part of a longer word or of a URL's path is left alone."""
+    for path in sorted(local_paths, key=len, reverse=True):
+        text = _replace_path(text, path)
+    return _replace_path(_EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), text), str(Path.home()))
+
+
+def _replace_path(text: str, path: str) -> str:
+    pattern = rf"(?<![\w.-]){re.escape(path)}(?![\w-])"
+    return re.sub(pattern, lambda found: _last_name(found[0]), text) if len(path) > 1 else text
+
+
+def _changed_lines(old: str, new: str) -> list[str]:
+    pairs = zip(old.split("\n"), new.split("\n"), strict=False)
+    return [f"line {number}" for number, (before, after) in enumerate(pairs, 1) if before != after]
+
+
+def _last_name(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+class _Cleaner:
+    """Walks through JSON: local paths become their last name, secrets are named."""
+
+    def __init__(self) -> None:
+        self.stripped: list[str] = []
+        self.secret_keys: list[str] = []
+        self.paths: set[str] = set()
+
+    def clean(self, value: Any, key: str = "") -> Any:
+        """Return the value without local paths."""
+        if isinstance(value, dict):
+            cleaned: dict[Any, Any] = {}
+            for name, item in value.items():
+                if not self._is_local_name(name, item):
+                    cleaned[self._clean_key(name, cleaned)] = self.clean(item, str(name))
+            return cleaned
+        if isinstance(value, list):
+            return [self.clean(item, key) for item in value]
+        if not isinstance(value, str) or not value:
+            return value
+        if _SECRET_KEY.fullmatch(_normalized(key)):
+            self.secret_keys.append(key)
+        return self._clean_text(value, key)
+
+    def _clean_key(self, key: Any, taken: dict[Any, Any]) -> Any:
+        """A key without local paths; one that another entry has by then is numbered."""
+        if not isinstance(key, str):
+            return key
+        cleaned = new = self._clean_text(key, "a key")
+        number = 2
+        while new != key and new in taken:
+            new, number = f"{cleaned} ({number})", number + 1
+        return new
+
+    def _is_local_name(self, key: Any, value: Any) -> bool:
+        """A name that would be looked up, such as `encoder_name_or_path`: a folder's last name would mislead there."""
+        is_name = isinstance(key, str) and key.endswith("name_or_path") and isinstance(value, str)
+        if is_name and ("/" in value or "\\" in value) and not is_hub_id(value):
+            self.stripped.append(key)
+            self.paths.add(value)
+            return True
+        return False
+
+    def _clean_text(self, text: str, key: str) -> str:
+        if _WHOLE_PATH.match(text):
+            self.paths.add(text)
+            cleaned = _last_name(text)
+        else:
+            cleaned = _EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), text)
+        if cleaned != text:
+            self.stripped.append(_EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), key))
+        return cleaned
