@@ -86,6 +86,45 @@ def test_keys_that_two_shards_share_stay_apart(tmp_path):
     assert open_images(str(tmp_path)).ids == ["a/0", "b/0"]
 
 
+def test_shards_of_one_name_in_two_folders_stay_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "0.tar", [("0.png", png(0))])
+    assert open_images(str(tmp_path / "*" / "0.tar")).ids == ["a/0/0", "b/0/0"]
+
+
+@pytest.mark.parametrize(("damage", "count"), [("header", 2), ("cut", 3), ("short marker", 4), ("no marker", 4)])
+def test_a_shard_that_ends_silently_is_skipped_and_counted(tmp_path, damage, count):
+    """A damaged header, and a cut between two members, are the end for tarfile."""
+    path = tmp_path / "0.tar"
+    write_tar(path, [(f"{number}.png", png(number)) for number in range(4)])
+    with tarfile.open(path) as tar:
+        places = [member.offset for member in tar]
+        end = tar.offset
+    content = bytearray(path.read_bytes())
+    if damage == "header":
+        content[places[2] : places[2] + 512] = b"x" * 512
+    length = {"header": len(content), "cut": places[3], "short marker": end + 512, "no marker": end}[damage]
+    path.write_bytes(content[:length])
+    source = open_images(str(tmp_path))
+    assert len(source.ids) == count
+    reasons = [reason for place, reason in source.skipped if place == str(path)]
+    expected = {"header": "damaged header", "cut": "the file's end", "no marker": "the file's end"}.get(damage)
+    assert (expected in reasons[0]) if expected else not reasons
+
+
+def test_a_tsv_is_read_as_it_is(picture_folder, tmp_path):
+    """Other line breaks and quotes within a caption, long captions, a byte order mark; another encoding is said."""
+    path = tmp_path / "o.tsv"
+    path.write_bytes(f'a\r"dog\thttp://x/1\n{"long " * 50_000}\thttp://x/2\nb\u2028\thttp://x/3\r\n'.encode())
+    assert open_images(str(path), tsv_folder=str(picture_folder)).ids == ["00.png", "01.png", "02.png"]
+    path.write_bytes("\ufefffilepath\ttitle\r\n03.png\ta dog\r\n".encode())
+    assert open_images(str(path), tsv_folder=str(picture_folder)).ids == ["03.png"]
+    path.write_bytes(b"a dog\thttp://x\ncaf\xe9\thttp://x\n")
+    with pytest.raises(ValueError, match=r"UTF-8 in .*o\.tsv, but row 1 has .*Convert the file"):
+        open_images(str(path), tsv_folder=str(picture_folder))
+
+
 def test_a_tsv_names_its_files_or_numbers_them(picture_folder, tmp_path):
     named = tmp_path / "named.tsv"
     named.write_text("title\tfilepath\na dog\t03.png\na cat\tgone.png\n")
@@ -127,13 +166,43 @@ def test_a_stream_goes_on_where_it_was(syncir_folder):
 
 def test_streams_of_shards_and_wrong_columns(syncir_folder, tmp_path):
     write_tar(tmp_path / "0.tar", [(f"{name}.png", png(name)) for name in range(8)])
-    stream = ImageStream(f"webdataset:{tmp_path}/*.tar", buffer_size=2)
-    assert [id_ for id_, _ in stream] == [str(name) for name in range(8)]
+    for path in (f"webdataset:{tmp_path}/*.tar", f"{tmp_path}/*.tar", f"{tmp_path}/0.tar", str(tmp_path)):
+        stream = ImageStream(path, buffer_size=2)
+        assert [id_ for id_, _ in stream] == [str(name) for name in range(8)]
+    with pytest.raises(ValueError, match=r"gone\.tar.*no such file"):
+        ImageStream(f"{tmp_path}/gone.tar")
     with pytest.raises(ValueError, match=r"column 'picture'.*found \['image_id', 'image'\]"):
         ImageStream(f"{syncir_folder}:images", image_column="picture")
+    with pytest.raises(ValueError, match=r"a column of \['image', 'jpg', 'png', 'webp'\] in"):
+        ImageStream(f"{syncir_folder}:triplets")
     Dataset.from_dict({"image": []}).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="it gave none"):
         next(ImageStream(str(tmp_path / "empty.parquet"), image_column="image").samples())
+
+
+def test_a_stream_of_json_lines(picture_folder, tmp_path):
+    path = tmp_path / "images.jsonl"
+    path.write_text("".join(json.dumps({"image": str(picture_folder / f"{i:02d}.png")}) + "\n" for i in range(3)))
+    assert [picture for _, picture in ImageStream(str(path))] == [
+        str(picture_folder / f"{i:02d}.png") for i in range(3)
+    ]
+
+
+def test_a_broken_stream_names_its_path(tmp_path):
+    write_tar(tmp_path / "0.tar", [(f"{name}.png", png(name)) for name in range(8)])
+    content = (tmp_path / "0.tar").read_bytes()
+    write_tar(tmp_path / "1.tar", [("0.txt", b"text")])
+    (tmp_path / "1.tar").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"rows in the stream {tmp_path}.*its reader failed.*Repair"):
+        list(ImageStream(str(tmp_path)))
+
+
+def test_a_stream_says_which_split_it_is(syncir_folder):
+    stream = ImageStream(f"{syncir_folder}:images")
+    other = ImageStream(f"{syncir_folder}:images")
+    other.split = "validation"
+    assert stream.describe()["split"] == "train"
+    assert feature_cache._fingerprint_of_source(stream) != feature_cache._fingerprint_of_source(other)
 
 
 # Triplets and texts

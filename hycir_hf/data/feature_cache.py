@@ -302,7 +302,7 @@ def _check_free(directory: Path) -> None:
     """Refuse a folder that holds something else (a model, pictures), but not what another shard has just begun."""
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     is_other = any(not name.startswith(MANIFEST_NAME) and name != BLOCKS_NAME for name in names)
-    if directory.exists() and not directory.is_dir() or is_other and _read_manifest(directory) is None:
+    if (directory.exists() and not directory.is_dir()) or (is_other and _read_manifest(directory) is None):
         raise ValueError(
             f"Expected a new folder for the feature cache, but {directory} holds something else. Give a folder that is "
             "empty or not there yet."

@@ -4,7 +4,6 @@ All but streams give access by row, so that the order of training is a function 
 indexed once by their headers, without reading the pictures.
 """
 
-import csv
 import glob
 import logging
 import os
@@ -37,7 +36,8 @@ class TarSource:
         paths (`list[str]`): The shards; uncompressed.
 
     Attributes:
-        ids (`list[str]`): The samples' keys; where two shards use the same key, SHARD/KEY.
+        ids (`list[str]`): The samples' keys; where two shards use the same key, SHARD/KEY, with as much of the shard's
+            path as tells the shards apart.
         skipped (`list[tuple[str, str]]`): Key and reason of each sample without a picture, and of each shard that ends
             too early.
 
@@ -46,7 +46,7 @@ class TarSource:
     """
 
     def __init__(self, paths: list[str]) -> None:
-        self.paths = sorted(paths)
+        self.paths = sorted(set(paths))
         self.skipped: list[tuple[str, str]] = []
         keys: list[str] = []
         places: list[tuple[int, int, int]] = []
@@ -60,9 +60,8 @@ class TarSource:
                 "without one). Give shards whose samples have a .jpg, .png or .webp file."
             )
         self._places = np.array(places, dtype=np.int64)  # (N, 3): shard, offset, size
-        counts = Counter(keys)
-        stems = [Path(path).stem for path in self.paths]
-        self.ids = [key if counts[key] == 1 else f"{stems[p[0]]}/{key}" for key, p in zip(keys, places, strict=True)]
+        counts, names = Counter(keys), _shard_names(self.paths)
+        self.ids = [key if counts[key] == 1 else f"{names[p[0]]}/{key}" for key, p in zip(keys, places, strict=True)]
         if self.skipped:
             logger.warning("Skipped %d samples of %d shards; first: %s", len(self.skipped), len(paths), self.skipped[0])
 
@@ -104,10 +103,34 @@ class TarSource:
                     if is_picture and member.offset_data + member.size <= end:
                         found.add(key)
                         yield key, member.offset_data, member.size
+                _check_end(tar)
         except (tarfile.TarError, OSError) as error:
             self.skipped.append((self.paths[shard], f"the shard cannot be read to its end: {error}"))
         missing = sorted(seen - found)
         self.skipped.extend((key, f"no picture in {Path(self.paths[shard]).name}") for key in missing)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise unless the archive's members end at its end marker: tarfile takes a damaged header for the end, silently.
+
+    The marker is 1,024 zero bytes; some writers leave it at 512.
+    """
+    if tar.fileobj is None:
+        return
+    tar.fileobj.seek(tar.offset)
+    found = tar.fileobj.read(2 * tarfile.BLOCKSIZE)
+    if len(found) < tarfile.BLOCKSIZE or any(found):
+        what = "a damaged header" if found else "the file's end"
+        raise tarfile.ReadError(f"{what} at byte {tar.offset}, where the archive should go on")
+
+
+def _shard_names(paths: list[str]) -> list[str]:
+    """A name of each shard: its file's, or where several folders use the same, its path below the common folder."""
+    stems = [Path(path).stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    common = os.path.commonpath([Path(path).resolve().parent for path in paths])
+    return [Path(path).resolve().relative_to(common).with_suffix("").as_posix() for path in paths]
 
 
 class TsvSource:
@@ -122,13 +145,12 @@ class TsvSource:
         folder (`str`, *optional*): The pictures' folder; by default the TSV's own.
 
     Raises:
-        ValueError: If no row has its picture.
+        ValueError: If no row has its picture, or a row is not UTF-8.
     """
 
     def __init__(self, path: str, folder: str | None = None) -> None:
         self.path, self.folder = Path(path), Path(folder or Path(path).parent)
-        with self.path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        rows = list(_read_rows(self.path))
         header = rows[0] if rows else []
         names = self._named_files(rows) if "filepath" in header else self._numbered_files(len(rows))
         present = [name for name in names if name is not None]
@@ -172,14 +194,29 @@ class TsvSource:
         return found
 
 
+def _read_rows(path: Path) -> Iterator[list[str]]:
+    """A TSV's rows. Only a line feed ends one (a caption may hold other line breaks), and quotes mean nothing."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                yield line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n").split("\t")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"Expected UTF-8 in {path}, but row {number} has another encoding ({error}). Convert the file, for "
+                    "example with iconv."
+                ) from error
+
+
 class ImageStream:
-    """Images that can only be read in order: a `datasets` path with `streaming=True`, local or on the Hub.
+    """Images that can only be read in order: tar shards, or a `datasets` path with `streaming=True`, here or on the Hub.
 
     Shuffled by blocks, so that a place in the stream is exact: `buffer_size` images are read, put in an order that
     depends on seed, epoch and block alone, and given out.
 
     Args:
-        path (`str`): PATH or PATH:CONFIG, or shards as "webdataset:GLOB".
+        path (`str`): A .tar of WebDataset, a glob of such (or its "https://..." or "hf://..." address) or a folder of
+            them; or PATH[:CONFIG] that `datasets` can load (a Parquet or JSON lines file, a data set's folder, a Hub
+            id).
         split (`str`): The split.
         image_column (`str`, *optional*): By default "image", or the first of "jpg", "png", "webp".
         id_column (`str`, *optional*): By default "image_id" or "__key__", else the image's number in the stream.
@@ -187,7 +224,7 @@ class ImageStream:
         seed (`int`): Of the order.
 
     Raises:
-        ValueError: If path or column cannot be found.
+        ValueError: If path or column cannot be found, or while reading, if what is there is broken.
     """
 
     def __init__(
@@ -200,8 +237,9 @@ class ImageStream:
         seed: int = 0,
     ) -> None:
         self.path, self.buffer_size, self.seed = path, buffer_size, seed
-        self._dataset = _load_stream(path, split or "train")
-        columns = self._dataset.column_names or list(next(iter(self._dataset), {}))
+        self.split = split or "train"
+        self._dataset = _load_stream(path, self.split)
+        columns = self._dataset.column_names or list(next(self._rows(), {}))
         self.image_column = _choose(columns, image_column, ("image", "jpg", "png", "webp"), path)
         ids = [name for name in (id_column, "image_id", "__key__") if name in columns]
         self.id_column = ids[0] if ids else None
@@ -211,12 +249,13 @@ class ImageStream:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Id and undecoded picture of each image once, in the stream's own order."""
-        for number, row in enumerate(self._dataset):
+        for number, row in enumerate(self._rows()):
             yield self._id_of(row, number), row[self.image_column]
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """Path and columns."""
-        return {"type": "stream", "path": self.path, "image_column": self.image_column, "id_column": self.id_column}
+        """Path, split and columns."""
+        columns = {"image_column": self.image_column, "id_column": self.id_column}
+        return {"type": "stream", "path": self.path, "split": self.split, **columns}
 
     def samples(self, state: dict[str, Any] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         """Id, undecoded picture and the state after it, epoch after epoch without end.
@@ -234,7 +273,7 @@ class ImageStream:
         while True:
             self._dataset.set_epoch(epoch)
             self._dataset.load_state_dict(inner)  # None: from the epoch's beginning
-            rows = iter(self._dataset)
+            rows = self._rows()
             while True:
                 buffer = [row for _, row in zip(range(self.buffer_size), rows, strict=False)]
                 if not buffer:
@@ -249,6 +288,17 @@ class ImageStream:
             if read == 0:
                 raise ValueError(f"Expected images in the stream {self.path}, but it gave none. Check path and split.")
             epoch, block, position, read, inner = epoch + 1, 0, 0, 0, None
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The data set's rows; an error of its reader names the path."""
+        try:
+            yield from self._dataset
+        except Exception as error:  # datasets and its file systems raise nearly everything
+            raise ValueError(
+                f"Expected readable rows in the stream {self.path} (split {self.split!r}), but its reader failed: "
+                f"{type(error).__name__}: {error}. Repair or leave out the broken file; tar shards are read to where "
+                "they are broken without streaming."
+            ) from error
 
     def _id_of(self, row: dict[str, Any], number: int) -> str:
         return str(row[self.id_column]) if self.id_column else str(number)
@@ -319,13 +369,13 @@ def _load_stream(path: str, split: str) -> Any:
     import datasets
 
     try:
-        if path.startswith("webdataset:"):
-            pattern = path.removeprefix("webdataset:")
-            files = _expand(pattern) or pattern
-            return datasets.load_dataset("webdataset", data_files={split: files}, split=split, streaming=True)
+        shards = _find_streamed_shards(path)
+        if shards:
+            return datasets.load_dataset("webdataset", data_files={split: shards}, split=split, streaming=True)
         place, config = split_config(path)
         if Path(place).is_file():
             kind = Path(place).suffix.lstrip(".").lower()
+            kind = _BUILDERS.get(kind, kind)
             return datasets.load_dataset(kind, data_files={split: place}, split=split, streaming=True)
         if os.sep in place and place.startswith((".", os.sep)) and not Path(place).exists():
             raise ValueError("there is nothing there")
@@ -337,12 +387,25 @@ def _load_stream(path: str, split: str) -> Any:
         ) from error
 
 
+_BUILDERS = {"jsonl": "json", "ndjson": "json"}
+"""A file's suffix -> the builder of `datasets` that reads it, where the names differ."""
+
+
+def _find_streamed_shards(path: str) -> list[str] | str:
+    """The tar shards that a stream's path means, or the address of such elsewhere; nothing for other data sets."""
+    pattern = path.removeprefix("webdataset:")  # which `datasets` would call them
+    shards = _find_shards(pattern) or (_expand(pattern) if pattern != path else [])
+    if not shards and "://" not in pattern and pattern.endswith(".tar"):
+        raise ValueError("there is no such file")
+    return shards or (pattern if pattern != path or pattern.endswith(".tar") else [])
+
+
 def _choose(columns: list[str], wanted: str | None, usual: tuple[str, ...], path: str) -> str:
     found = [name for name in ((wanted,) if wanted else usual) if name in columns]
     if not found:
         raise ValueError(
-            f"Expected the column {wanted or ' or '.join(usual)!r} in {path}, but found {list(columns)}. Name one of "
-            "those as the image or id column."
+            f"Expected {f'the column {wanted!r}' if wanted else f'a column of {list(usual)}'} in {path}, but found "
+            f"{list(columns)}. Name one of those as the image or id column."
         )
     return found[0]
 

@@ -74,12 +74,14 @@ class HybridTrainingArguments:
     phrases_weight: float = _setting(0.5, "factor on SEARLE's phrase loss")
     projection_weight: float = _setting(1.0, "factor on LinCIR's projection loss")
 
-    unlabeled: str | None = _setting(None, "unlabeled images: folder, PATH[:CONFIG], .tar shards or .tsv")
+    unlabeled: str | None = _setting(
+        None, "unlabeled images: folder, PATH[:CONFIG], .tar shards (one, a glob or their folder) or .tsv"
+    )
     unlabeled_split: str | None = _setting(None, "split of a data set")
     unlabeled_image_column: str | None = _setting(None, "image column of a data set")
     unlabeled_id_column: str | None = _setting(None, "id column of a data set")
     unlabeled_tsv_folder: str | None = _setting(None, "where a .tsv's pictures lie")
-    unlabeled_streaming: bool = _setting(False, "read the data set in order instead of by row")
+    unlabeled_streaming: bool = _setting(False, "read the data set or the .tar shards in order instead of by row")
     stream_buffer_size: int = _setting(1000, "images of a stream that are shuffled together")
     unlabeled_features: str | None = _setting(None, "feature cache of the unlabeled images; made if it is not there")
     triplets: str | None = _setting(None, "triplets: SynCir's folder, LaSCo's JSON, CIRR's or FashionIQ's folder")
