@@ -21,9 +21,11 @@ from hycir_hf.data import (
     ImageStream,
     RowOrder,
     Share,
+    TrainingBatches,
     TripletRows,
     UnlabeledRows,
     UnlabeledStream,
+    batches,
     build_feature_cache,
     feature_cache,
     open_images,
@@ -300,8 +302,8 @@ def test_keywords_become_gaps(text, pieces):
 def test_every_row_once_an_epoch_and_never_twice_in_a_batch():
     order = RowOrder(10, 3, [7])
     epochs = [[order.rows(step).tolist() for step in range(3 * epoch, 3 * epoch + 3)] for epoch in range(2)]
-    for batches in epochs:
-        assert len({row for batch in batches for row in batch}) == 9
+    for epoch in epochs:
+        assert len({row for batch in epoch for row in batch}) == 9
     assert epochs[0] != epochs[1]
     assert RowOrder(10, 3, [7]).rows(4).tolist() == epochs[1][1]  # a function of seed and step alone
 
@@ -330,6 +332,35 @@ def test_shares_make_up_the_global_batch(syncir_folder, picture_folder, count):
     assert [id_ for part in rows for id_ in part.targets.ids] == expected.targets.ids
 
 
+def test_view_and_concept_of_an_image_are_drawn_apart():
+    """Each of 3 views meets each of 15 concepts; the views and phrases are those of older trainings."""
+    draws = [batches._draws(0, step, 20) for step in range(50)]
+    pairs = {(int(view * 3), int(concept * 15)) for view, _, concept in np.concatenate(draws)}
+    assert len(pairs) == 45
+    assert np.array_equal(draws[7][:, :2], np.random.default_rng([0, 4, 7]).random((20, 2)))
+
+
+def test_a_worker_process_raises_what_the_main_process_would(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(b"broken")
+    rows = UnlabeledRows(open_images(str(tmp_path)), build_processor(), 4, 0, Share())
+    messages = []
+    for num_workers in (0, 1):
+        with pytest.raises(ValueError, match="none of a global batch of 4") as caught:
+            next(TrainingBatches({"unlabeled": rows}, 0, 1).loader(num_workers))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "_load_replacing" in str(caught.value.__cause__)
+
+
+class _TwoPartError(Exception):
+    def __init__(self, what, found):
+        super().__init__(f"{what}: {found}")
+
+
+def test_an_error_that_cannot_be_pickled_is_told():
+    assert str(batches._picklable(_TwoPartError("a", "b"))) == "_TwoPartError: a: b"
+
+
 def test_a_batch_without_a_readable_picture_stops(tmp_path):
     for name in "abcd":
         (tmp_path / f"{name}.png").write_bytes(b"broken")
@@ -341,8 +372,8 @@ def test_a_batch_without_a_readable_picture_stops(tmp_path):
 def test_batches_of_a_stream_are_shared_too(syncir_folder):
     def first(count, index):
         stream = ImageStream(f"{syncir_folder}:images", buffer_size=6)
-        batches = UnlabeledStream(stream, build_processor(), 6, 0, Share(index, count)).batches(0, None)
-        return [next(batches)[0].images.ids for _ in range(5)]
+        given = UnlabeledStream(stream, build_processor(), 6, 0, Share(index, count)).batches(0, None)
+        return [next(given)[0].images.ids for _ in range(5)]
 
     halves = [first(2, index) for index in range(2)]
     assert [one + other for one, other in zip(*halves, strict=True)] == first(1, 0)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
 from hycir_hf.data import Share, TrainingBatches, build_feature_cache, open_images
+from hycir_hf.data.batches import CONCEPT
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
 from hycir_hf.training.prompts import PromptEncoder
@@ -441,13 +442,17 @@ def test_a_cache_of_another_encoder_or_preprocessing_is_refused(settings, encode
 # Further objectives
 
 
-def test_phrases_term_against_a_hand_written_one(settings, tmp_path):
+def test_phrases_term_against_a_hand_written_one(settings, tmp_path, monkeypatch):
     """SEARLE: 1 - cosine of the phrase with the word and the phrase with the pseudo tokens."""
     path = tmp_path / "phrases.json"
     path.write_text(json.dumps({"dog": ["a dog in the snow", "category"], "cat": ["nothing of it"]}))
     trainer = set_up(settings, objective="zs+phrases", phrases=str(path), mapper_dropout=0.0)
     batch = batch_of(trainer)
+    term, drawn = trainer.terms["phrases"], []
+    draw = term._draw_concepts
+    monkeypatch.setattr(term, "_draw_concepts", lambda features, draws: (drawn.append(draws), draw(features, draws))[1])
     values = trainer.backward(batch)
+    assert (drawn[0] == batch.unlabeled.draws[:, CONCEPT]).all()  # not the view's
     model, processor = trainer.model, trainer.processor
     with torch.no_grad():
         word = model.get_text_features(**processor(text=["a dog in the snow"], compose=False))

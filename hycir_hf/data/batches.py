@@ -5,6 +5,8 @@ no state: `RowOrder` gives any step's rows. Streams that can only be read in ord
 """
 
 import logging
+import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -22,6 +24,9 @@ from .triplets import Triplets
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+VIEW, PHRASE, CONCEPT = range(3)
+"""What the columns of a batch's `draws` choose; each is independent of the others."""
 
 
 @dataclass
@@ -41,7 +46,7 @@ class ImageBatch:
 
 @dataclass
 class UnlabeledBatch:
-    """Unlabeled images; `draws` `(B, 2)` are random numbers in [0, 1), two for each image."""
+    """Unlabeled images; `draws` `(B, 3)` in [0, 1) choose each image's view, phrase and concept (`VIEW`, ...)."""
 
     images: ImageBatch
     draws: np.ndarray
@@ -162,7 +167,7 @@ class UnlabeledRows:
         """See `RowStream.batch`."""
         rows, draws = self.order.rows(step), _draws(self.seed, step, self.order.batch_size)
         if isinstance(self.images, FeatureCache):
-            views: np.ndarray = (draws[:, 0] * self.images.num_views).astype(np.int64)
+            views: np.ndarray = (draws[:, VIEW] * self.images.num_views).astype(np.int64)
             own = self.share.of(rows)
             features = self.images.read(own, self.share.of(views))
             images = ImageBatch([self.images.ids[row] for row in own], features=features)
@@ -339,15 +344,51 @@ class TrainingBatches(IterableDataset):
                 setattr(batch, name, drawn)
             yield batch
 
-    def loader(self, num_workers: int = 0) -> DataLoader:
-        """A loader with worker processes; their number changes nothing but speed."""
+    def loader(self, num_workers: int = 0) -> Iterator[Batch]:
+        """The batches, read by worker processes; their number changes nothing but speed, also not what is raised."""
         num_workers = min(num_workers, 1) if self.has_ordered_stream else num_workers
-        return DataLoader(self, batch_size=None, num_workers=num_workers)
+        for item in DataLoader(_HandingOver(self), batch_size=None, num_workers=num_workers):
+            if isinstance(item, _Failure):
+                raise item.error from RuntimeError(f"in a process that reads pictures:\n{item.traceback}")
+            yield item
+
+
+@dataclass
+class _Failure:
+    """What a worker process raised, in place of the batch."""
+
+    error: Exception
+    traceback: str
+
+
+class _HandingOver(IterableDataset):
+    """Batches whose errors go over to the main process as they are: a DataLoader would make a long text of them."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch | _Failure]:
+        try:
+            yield from self.batches
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            yield _Failure(_picklable(error), traceback.format_exc())
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own pickling may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _draws(seed: int, step: int, batch_size: int) -> np.ndarray:
-    """A global batch's random numbers: `(B, 2)` in [0, 1)."""
-    return np.random.default_rng([seed, 4, step]).random((batch_size, 2))
+    """A global batch's random numbers: `(B, 3)` in [0, 1)."""
+    rng = np.random.default_rng([seed, 4, step])
+    # One after the other: the first two columns stay what they were before there was a third.
+    return np.concatenate([rng.random((batch_size, 2)), rng.random((batch_size, 1))], axis=1)
 
 
 def _prepare(processor: Any, samples: list[tuple[str, Callable[[], Any]]], share: Share) -> tuple[ImageBatch, int]:

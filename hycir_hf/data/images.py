@@ -208,7 +208,7 @@ def _read_rows(path: Path) -> Iterator[list[str]]:
 
 
 class ImageStream:
-    """Images that can only be read in order: tar shards, or a `datasets` path with `streaming=True`, here or on the Hub.
+    """Images that can only be read in order: tar shards, or what `datasets` can stream, from here or the Hub.
 
     Shuffled by blocks, so that a place in the stream is exact: `buffer_size` images are read, put in an order that
     depends on seed, epoch and block alone, and given out.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.batches import Batch, ImageBatch
+from ..data.batches import CONCEPT, PHRASE, Batch, ImageBatch
 from ..data.texts import split_at_concept
 from ..losses import contrastive_loss, phrase_loss, projection_loss
 from .prompts import plain_features
@@ -128,10 +128,10 @@ class PhrasesTerm(_ModelTerm):
         """See `Term.task`."""
         unlabeled = _part(batch.unlabeled)
         features = self._image_features(unlabeled.images)  # (U, D)
-        concepts = self._draw_concepts(features, unlabeled.draws[:, 0])
+        concepts = self._draw_concepts(features, unlabeled.draws[:, CONCEPT])
         phrases = [
             self.phrases[concept][int(draw * len(self.phrases[concept]))]
-            for concept, draw in zip(concepts, unlabeled.draws[:, 1], strict=True)
+            for concept, draw in zip(concepts, unlabeled.draws[:, PHRASE], strict=True)
         ]
         pieces = [split_at_concept(*pair) for pair in zip(phrases, concepts, strict=True)]
         expected = plain_features(self.model, self.processor(text=phrases, compose=False))  # (U, D)
