@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import gradio
 import httpx
 import pytest
 from datasets import Image as ImageFeature
@@ -22,6 +23,7 @@ from PIL import Image
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.app import METHODS, GallerySearcher, build_app, launch_app
+from hycir_hf.app.page import _search_endpoint
 from hycir_hf.app.rendering import render_gallery, render_header, render_results
 from hycir_hf.app.session import MAX_HISTORY, PAGE_SIZE, Browsing, Session, go_back, pick, pick_id, search, upload
 from hycir_hf.app.session import search_again as again
@@ -120,6 +122,17 @@ def test_what_is_missing_is_said_and_fields_stay(searcher):
     assert search(replace(asked, method="magic"), searcher).is_error
 
 
+@pytest.mark.parametrize("size", [(13000, 13000), (14000, 14000), (60000, 1)])
+def test_a_huge_picture_in_a_small_file_is_refused_undecoded(searcher, monkeypatch, size):
+    buffer = io.BytesIO()
+    Image.new("1", size).save(buffer, "PNG")
+    assert len(buffer.getvalue()) < 50_000
+    monkeypatch.setattr("hycir_hf.app.answering.load_image", None)
+    refused = upload(Session(), searcher, buffer.getvalue())
+    found = "many more" if size[0] == 14000 else f"{size[0]} x {size[1]}"  # beyond PIL's own limit no size is told
+    assert refused.is_error and f"but found {found}. Shrink" in refused.message
+
+
 def test_a_result_becomes_the_reference_and_history_goes_back(searcher):
     first = search(replace(upload(Session(), searcher, picture_bytes()), query_text="a heart", k=3), searcher)
     assert first.answer.reference.row is None and not first.message
@@ -207,6 +220,38 @@ def test_uploads_are_limited_and_never_served(served):
     )
     assert (small.status_code, large.status_code) == (200, 413)
     assert httpx.get(f"{served}/gradio_api/file={small.json()[0]}").status_code == 403
+
+
+@pytest.mark.parametrize("position", [1, 4])  # the text's field and the file's
+def test_no_url_is_fetched(served, monkeypatch, position):
+    fetched = []
+
+    async def fetch(url, *args, **kwargs):
+        fetched.append(url)
+
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", fetch)
+    dependencies = httpx.get(f"{served}/config").json()["dependencies"]
+    [number] = [one["id"] for one in dependencies if any(event == "upload" for _, event in one["targets"])]
+    small = httpx.post(f"{served}/gradio_api/upload", files={"files": ("a.png", picture_bytes())}).json()[0]
+    for path, is_answered in (("https://x.example/a.png", False), (small, True)):
+        data = [None, "", "mapper", 5, {"path": small, "meta": {"_type": "gradio.FileData"}}]
+        if not is_answered:
+            data[position] = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        event = {"fn_index": number, "data": data, "session_hash": f"visitor{position}{is_answered}"}
+        assert httpx.post(f"{served}/gradio_api/queue/join", json=event).status_code == 200
+        answers = httpx.get(
+            f"{served}/gradio_api/queue/data", params={"session_hash": event["session_hash"]}, timeout=60
+        )
+        assert ("Reference: uploaded picture" in answers.text) == is_answered
+        assert ("but found a URL" in answers.text) != is_answered
+    assert fetched == []
+
+
+def test_wrong_ports_and_texts_are_named(searcher, emoji, capsys):
+    assert main(["app", str(emoji / "gallery"), "--model", str(MODEL), "--port", "99999"]) == 1
+    assert "Expected a port from 1 to 65535, but found 99999." in capsys.readouterr().err
+    with pytest.raises(gradio.Error, match="Expected a text, but found None"):
+        _search_endpoint(searcher)(None, searcher.ids[0])
 
 
 def test_a_host_that_is_not_loopback_is_warned_of(searcher, emoji, caplog):

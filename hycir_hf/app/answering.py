@@ -1,5 +1,6 @@
 """Composed queries against a gallery, one at a time and by any method."""
 
+import io
 import logging
 import os
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from ..evaluation.methods import MAPPER, TRAINING_FREE, compose, encode_texts
@@ -23,6 +25,8 @@ METHODS = (MAPPER, *TRAINING_FREE)
 """The methods on offer, the first by default."""
 IMAGE_ONLY, TEXT_ONLY = "image only", "text only"
 
+MAX_PIXELS = 50_000_000  # decoded they are 150 MB and more
+_MAX_RATIO = 100  # of the sides: the encoder enlarges the shorter one to hundreds of pixels
 _CACHED_PICTURES = 2048  # as shown: some 10 kB each
 
 
@@ -116,7 +120,8 @@ class GallerySearcher:
         return Reference(self.ids[row], self._encode(image), picture_uri(image), row)
 
     def reference_of_upload(self, content: bytes) -> Reference:
-        """A picture file's bytes as a reference; ValueError if they are no picture."""
+        """A picture file's bytes as a reference; ValueError if they are no picture, or one of too many pixels."""
+        _check_size(content)
         try:
             image = load_image(content)
         except ValueError as error:
@@ -199,3 +204,21 @@ class GallerySearcher:
     def _encode(self, image: Any) -> torch.Tensor:
         inputs = {name: value.to(self.model.device) for name, value in prepare_image(self.processor, image).items()}
         return self.model.get_image_features(**inputs, normalize=False)  # (1, D)
+
+
+def _check_size(content: bytes) -> None:
+    """Refuse by its header alone a small file that is a huge picture."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            width, height = opened.size
+    except Image.DecompressionBombError as error:  # PIL's own, later limit
+        raise ValueError(
+            f"Expected a picture of at most {MAX_PIXELS:,} pixels, but found many more. Shrink it first."
+        ) from error
+    except Exception:  # image decoders raise nearly everything; loading it says what is wrong
+        return
+    if width * height > MAX_PIXELS or max(width, height) > _MAX_RATIO * min(width, height):
+        raise ValueError(
+            f"Expected a picture of at most {MAX_PIXELS:,} pixels, and no side {_MAX_RATIO} times the other, but found "
+            f"{width} x {height}. Shrink or crop it first."
+        )

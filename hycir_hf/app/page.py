@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_MB = 20
 _MAX_K = 100
+_MAX_PORT = 65535
 _METHOD_LABELS = [("pseudo tokens (mapper)" if name == MAPPER else name, name) for name in METHODS]
 _UPLOAD_SECONDS = 3600  # uploads are deleted when older
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -63,7 +64,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
     """
     searcher = GallerySearcher(model, processor, gallery, directory)
     start, opening = Session(k=min(Session.k, len(gallery))), Browsing(seed=0)
-    with gr.Blocks(
+    with _Page(
         title="Composed image search", analytics_enabled=False, delete_cache=(_UPLOAD_SECONDS, _UPLOAD_SECONDS)
     ) as page:
         session, browsing = gr.State(start), gr.State(opening)
@@ -196,7 +197,10 @@ def launch_app(
 
     Raises:
         OSError: If the port is taken, or this machine has no such address.
+        ValueError: If there is no such port.
     """
+    if port is not None and not 1 <= port <= _MAX_PORT:
+        raise ValueError(f"Expected a port from 1 to {_MAX_PORT}, but found {port}. Give for example --port 7860.")
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if not _is_loopback(host):
         logger.warning(
@@ -242,6 +246,8 @@ def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
         try:
             if reference_id and reference_id not in searcher.row_of_id:
                 raise ValueError(f"Expected an id of the gallery, but found {reference_id!r}. Look one up on the page.")
+            if not isinstance(text, str):
+                raise ValueError(f"Expected a text, but found {text!r}. Give '' to search by the picture alone.")
             reference = searcher.reference_of_row(searcher.row_of_id[reference_id]) if reference_id else None
             answer = searcher.answer(reference, text, method, k)
         except ValueError as error:
@@ -249,6 +255,23 @@ def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
         return [{"id": searcher.ids[row], "score": score} for row, score in answer.ranking]
 
     return search
+
+
+class _Page(gr.Blocks):
+    """A page that fetches nothing: Gradio downloads whatever URL a request gives as a file's path, in any field."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse URLs before any field's input is looked at."""
+        if _names_url(inputs):
+            raise gr.Error("Expected an uploaded file, but found a URL. Upload the picture.", print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
+def _names_url(value: Any) -> bool:
+    """Whether a file's path within a request's data is a URL."""
+    if isinstance(value, dict):
+        return "://" in str(value.get("path", "")) or any(map(_names_url, value.values()))
+    return isinstance(value, list | tuple) and any(map(_names_url, value))
 
 
 class _NoFiles:
