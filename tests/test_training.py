@@ -1,5 +1,7 @@
 """The trainer: right, exact over processes and chunks, exactly resumable, and clear about what is wrong."""
 
+import contextlib
+import importlib.util
 import json
 import os
 import resource
@@ -15,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from children import CONTEXT, exit_status, start
 from conftest import MAX_LENGTH, random_picture
+from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
@@ -22,6 +25,7 @@ from hycir_hf.data import Share, TrainingBatches, build_feature_cache, open_imag
 from hycir_hf.data.batches import CONCEPT
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
+from hycir_hf.training.checkpoints import aside
 from hycir_hf.training.prompts import PromptEncoder
 from hycir_hf.training.streams import open_streams
 from hycir_hf.training.trainer import load_model, schedule_factor
@@ -341,6 +345,34 @@ def test_a_validation_by_name(settings):
         build_trainer(settings, validation="conftest:nothing")
 
 
+def test_a_metric_that_is_no_number_is_never_the_best(settings):
+    figures = iter([float("nan"), 0.5, float("nan"), 0.2])
+    arguments = HybridTrainingArguments(**settings | {"validation_steps": 1, "metric": "r", "steps": 4})
+    state = HybridTrainer(arguments, lambda *_: {"r": next(figures)}, Accelerator(cpu=True)).train()
+    assert (state.best_step, state.best_metric, state.validations_without_better) == (2, 0.5, 2)
+
+
+def test_a_metric_without_validation_is_refused(settings):
+    with pytest.raises(ValueError, match=r"metric 'recall', but found none.*Set validation"):
+        build_trainer(settings, metric="recall")
+
+
+@pytest.mark.parametrize(
+    ("missing", "changes", "message"),
+    [
+        ({"matplotlib"}, {}, r"matplotlib.*pip install hycir_hf\[train\]"),
+        ({"comet_ml"}, {"report_to": ["tensorboard", "comet_ml"]}, "tracker 'comet_ml'.*pip install comet_ml"),
+        ({"tensorboard", "tensorboardX"}, {"report_to": ["tensorboard"]}, "tracker 'tensorboard'"),
+        ({"tensorboard"}, {"report_to": ["tensorboard"]}, None),
+    ],
+)
+def test_what_is_not_installed_is_said_at_the_beginning(settings, monkeypatch, missing, changes, message):
+    """Not by silence, nor after the last step."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
+    with pytest.raises(ImportError, match=message) if message else contextlib.nullcontext():
+        build_trainer(settings, **changes)
+
+
 # Faults
 
 
@@ -391,6 +423,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(settings, monkeypatch, 
     folder = tmp_path / "output" / "checkpoints"
     assert list(folder.iterdir()) == []
     assert build_trainer(settings, save_steps=2).train().step == 7
+
+
+def test_only_errors_of_the_disk_are_a_lack_of_room(tmp_path):
+    for error in (KeyError("name"), RuntimeError("a bug")):
+        with pytest.raises(type(error), match="name|a bug"), aside(tmp_path / "model"):
+            raise error
+    for error in (SafetensorError("I/O error"), Exception("No space left on device (os error 28)")):
+        with pytest.raises(OSError, match="make room"), aside(tmp_path / "model"):
+            raise error
+    assert list(tmp_path.iterdir()) == []
 
 
 def _train_on_a_small_disk(settings):
@@ -520,6 +562,12 @@ def test_half_precision_clipping_and_a_tracker(settings):
         assert any("events" in name for _, _, names in os.walk(settings["output_dir"]) for name in names)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_only_the_text_encoder_is_compiled(settings):
+    trainer = set_up(settings, compile=True)
+    compiled = [name for name, module in trainer.model.named_modules() if module._compiled_call_impl is not None]
+    assert compiled and all("text_model" in name for name in compiled)
 
 
 @pytest.mark.slow

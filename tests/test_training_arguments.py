@@ -28,6 +28,30 @@ def test_flags_go_over_the_file(tmp_path):
     assert arguments.report_to == ["tensorboard"] and arguments.validation_options == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--epochs", "2"], {"steps": None, "epochs": 2, "encoder": "e"}),
+        (["--model", "m"], {"steps": 3, "encoder": None, "model": "m", "num_pseudo_tokens": 4}),
+        (["--model", "m", "--steps", "5"], {"steps": 5, "encoder": None, "model": "m"}),
+    ],
+)
+def test_a_flag_makes_the_other_half_of_a_pair_give_way(tmp_path, flags, expected):
+    (tmp_path / "c.yaml").write_text(
+        "output_dir: o\nencoder: e\nunlabeled: u\ntriplets: t\nsteps: 3\nnum-pseudo-tokens: 2\n"
+    )
+    arguments = parse_arguments(["--config", str(tmp_path / "c.yaml"), *flags])
+    assert {name: getattr(arguments, name) for name in expected} == expected
+    for both in (["--epochs", "2", "--steps", "2"], ["--encoder", "e", "--model", "m"]):
+        with pytest.raises(ValueError, match="and not both"):
+            parse_arguments(["--config", str(tmp_path / "c.yaml"), *both])
+
+
+@pytest.mark.parametrize("given", [["tensorboard,wandb"], ["tensorboard", "wandb"], "tensorboard, wandb"])
+def test_several_trackers(given):
+    assert HybridTrainingArguments(**GOOD, report_to=given).report_to == ["tensorboard", "wandb"]
+
+
 def test_all_complaints_come_at_once():
     with pytest.raises(ValueError) as caught:
         HybridTrainingArguments(
@@ -51,6 +75,13 @@ def test_all_complaints_come_at_once():
     [
         ({"steps": 2.5}, "steps must be a int or null"),
         ({"steps": True}, "steps must be"),
+        ({"steps": float("inf")}, "steps must be a int or null, but it is inf"),
+        ({"report_to": [1]}, "report_to must be a list"),
+        ({"num_views": 4}, "num_views needs unlabeled_features"),
+        (
+            {"encoder": None, "model": "m", "prompt": "{image}", "num_pseudo_tokens": 2},
+            "num_pseudo_tokens, prompt would",
+        ),
         ({"learning_rate": "fast"}, "learning_rate must be a float"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
         ({"compile": "yes"}, "compile must be a bool"),

@@ -34,6 +34,12 @@ _AT_LEAST = {
     "stream_buffer_size": 1, "encode_batch_size": 1,
 }  # fmt: skip
 
+_EITHER = (("steps", "epochs"), ("encoder", "model"))
+"""Pairs of which exactly one is given; a flag makes the file's other one give way."""
+
+_FRESH_MAPPER = ("num_pseudo_tokens", "mapper_hidden_size", "mapper_num_layers", "mapper_dropout", "prompt")
+"""Settings of a fresh mapper: a `model` brings its own."""
+
 NOT_IN_RESUME = (
     *("output_dir", "save_steps", "save_total_limit", "log_steps", "report_to", "progress", "num_workers"),
     *("early_stopping_patience", "validation", "validation_options", "validation_steps", "metric", "smaller_is_better"),
@@ -89,7 +95,7 @@ class HybridTrainingArguments:
     triplet_split: str | None = _setting(None, "split of SynCir's data set")
     triplet_images: str | None = _setting(None, "the triplets' pictures, where they do not lie with them")
     triplet_features: str | None = _setting(None, "feature cache of the triplets' images; made if it is not there")
-    num_views: int = _setting(1, "augmented views of each unlabeled image in a cache that is made")
+    num_views: int = _setting(1, "augmented views of each unlabeled image in unlabeled_features")
     features_dtype: str = _setting("float16", "float16 or float32, in a cache that is made")
     encode_batch_size: int = _setting(64, "images encoded at once, from pixels")
     phrases: str | None = _setting(None, "SEARLE's phrases: JSON, concept to list of phrases")
@@ -132,7 +138,7 @@ class HybridTrainingArguments:
     load_best_at_end: bool = _setting(False, "save the best checkpoint's weights as the trained model")
     log_steps: int = _setting(10, "steps between entries of the log")
     report_to: list[str] = field(
-        default_factory=list, metadata={"help": "trackers, such as tensorboard, wandb, trackio"}
+        default_factory=list, metadata={"help": "trackers, such as tensorboard wandb trackio (or joined by commas)"}
     )
     progress: bool = _setting(True, "show a progress bar")
 
@@ -158,7 +164,7 @@ class HybridTrainingArguments:
             kind, is_optional = _kind_of(entry)
             try:
                 setattr(self, entry.name, _converted(getattr(self, entry.name), kind, is_optional))
-            except (TypeError, ValueError):
+            except (AttributeError, TypeError, ValueError):
                 expected = f"a {kind.__name__}" + (" or null" if is_optional else "")
                 found.append(f"{entry.name} must be {expected}, but it is {getattr(self, entry.name)!r}")
         return found
@@ -177,10 +183,13 @@ class HybridTrainingArguments:
                 found.append(f"{name} must be in [0, 1), but it is {getattr(self, name)}")
         if not self.output_dir:
             found.append("output_dir is missing")
-        if (self.encoder is None) == (self.model is None):
-            found.append("give either encoder or model, and not both")
-        if (self.steps is None) == (self.epochs is None):
-            found.append("give either steps or epochs, and not both")
+        for one, other in reversed(_EITHER):
+            if (getattr(self, one) is None) == (getattr(self, other) is None):
+                found.append(f"give either {one} or {other}, and not both")
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        own = [name for name in _FRESH_MAPPER if getattr(self, name) != defaults[name]]
+        if self.model is not None and own:
+            found.append(f"{', '.join(own)} would change nothing, since the model brings its own: leave it out")
         if self.validation is not None and ":" not in self.validation:
             found.append(f"validation must be MODULE:FUNCTION, but it is {self.validation!r}")
         for name in ("early_stopping_patience", "load_best_at_end"):
@@ -208,6 +217,8 @@ class HybridTrainingArguments:
                 found.append(f"objective {self.objective!r} needs {what}: set {' or '.join(names)}")
         if self.unlabeled_streaming and self.epochs is not None and self.terms[0] in ("zs", "phrases"):
             found.append("a stream has no known length: give steps instead of epochs")
+        if self.num_views > 1 and not self.unlabeled_features:
+            found.append("num_views needs unlabeled_features: only a feature cache holds views")
         if self.unlabeled_streaming and not self.unlabeled:
             found.append("unlabeled_streaming needs unlabeled")
         return found
@@ -233,7 +244,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def arguments_from(namespace: argparse.Namespace) -> HybridTrainingArguments:
-    """Build the settings from `--config` and the flags over it.
+    """Build the settings from `--config` and the flags over it; of steps and epochs, encoder and model, a flag's wins.
 
     Raises:
         ValueError: With every complaint at once; an unknown key of the file is answered with the nearest known one.
@@ -247,7 +258,7 @@ def arguments_from(namespace: argparse.Namespace) -> HybridTrainingArguments:
             "--help` lists the known ones."
         )
     flags = {name: value for name, value in vars(namespace).items() if name in known}
-    return HybridTrainingArguments(**values | flags)
+    return HybridTrainingArguments(**_giving_way(values, flags) | flags)
 
 
 def parse_arguments(argv: Sequence[str] | None = None, prog: str | None = None) -> HybridTrainingArguments:
@@ -280,6 +291,14 @@ def read_config(path: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
+def _giving_way(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """A file's settings without those that a flag's other half of a pair replaces."""
+    left_out = {name for pair in _EITHER for name in pair if not flags.keys().isdisjoint(pair)}
+    if "model" in flags:
+        left_out.update(_FRESH_MAPPER)
+    return {name: value for name, value in values.items() if name not in left_out}
+
+
 def _nearest(name: str, known: set[str]) -> str:
     found = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
@@ -309,13 +328,14 @@ def _converted(value: Any, kind: type, is_optional: bool) -> Any:
             return value
         raise TypeError
     if kind is int and isinstance(value, float):
-        if value != int(value):
+        if not value.is_integer():  # also infinity and NaN
             raise ValueError
         return int(value)
     if kind in (int, float) and isinstance(value, int | float | str):
         return kind(value)
-    if kind is list and isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+    if kind is list and isinstance(value, str | list):
+        texts = [value] if isinstance(value, str) else value
+        return [part.strip() for text in texts for part in text.split(",") if part.strip()]
     if not isinstance(value, kind):
         raise TypeError
     return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..retrieval.gallery import sync
 
@@ -88,6 +89,12 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_about_writing(error: BaseException) -> bool:
+    """Whether an error comes from the disk: safetensors raises a kind of its own, tokenizers a bare Exception."""
+    is_tokenizers = type(error) is Exception and "os error" in str(error)
+    return isinstance(error, OSError | SafetensorError) or is_tokenizers
+
+
 class aside:
     """A folder written beside its place and renamed into it when all of it is on disk; on an error nothing is left.
 
@@ -125,7 +132,7 @@ class aside:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise self._error(failure) from failure
         shutil.rmtree(self.folder, ignore_errors=True)
-        if isinstance(error, Exception):  # safetensors raises its own kind
+        if error is not None and _is_about_writing(error):
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> OSError:

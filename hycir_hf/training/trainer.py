@@ -7,6 +7,7 @@ their prompts and runs the frozen text encoder; the losses take negatives from e
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import io
 import logging
@@ -36,6 +37,7 @@ from .streams import open_streams
 
 try:
     from accelerate import Accelerator
+    from accelerate.utils import LoggerType
 except ImportError as error:
     raise ImportError(
         "Expected accelerate for training, but it is not installed. Run `pip install hycir_hf[train]`."
@@ -57,6 +59,10 @@ class HybridTrainer:
         validate (function, *optional*): Called with model and processor (and the combiner, if that is trained) every
             `validation_steps`, in the main process; returns figures by name. By default `arguments.validation`.
         accelerator (`Accelerator`, *optional*): By default one of the asked-for precision and trackers.
+
+    Raises:
+        ImportError: If a tracker, or what draws the curves, is not installed.
+        ValueError: If there is no such validation, or a metric but no validation.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class HybridTrainer:
         validate: Validation | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
+        _check_installed(arguments)
         self.arguments, self.state = arguments, TrainingState()
         self.output_dir = Path(arguments.output_dir)
         self.accelerator = accelerator or Accelerator(
@@ -73,6 +80,11 @@ class HybridTrainer:
             project_dir=str(self.output_dir),
         )
         self.validation = validate or _find_validation(arguments)
+        if arguments.metric is not None and self.validation is None:
+            raise ValueError(
+                f"Expected a validation that gives the metric {arguments.metric!r}, but found none. Set validation to "
+                "MODULE:FUNCTION, or leave metric out."
+            )
         self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", arguments.save_total_limit)
 
     def train(self) -> TrainingState:
@@ -308,7 +320,8 @@ class HybridTrainer:
                 "to one of those."
             )
         value, best = figures[name], state.best_metric
-        if best is None or (value < best if self.arguments.smaller_is_better else value > best):
+        is_best = best is None or (value < best if self.arguments.smaller_is_better else value > best)
+        if is_best and not math.isnan(value):
             state.best_metric, state.best_step, state.validations_without_better = value, state.step, 0
             self._save_checkpoint()
         else:
@@ -447,7 +460,7 @@ def schedule_factor(step: int, num_steps: int, warmup_steps: int, schedule: str)
 
 def compile_layers(model: Any) -> None:
     """Compile the text encoder's layers in place, each by itself, for prompts of any length."""
-    for module in model.modules():
+    for module in model._adapter.text_model(model.encoder).modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile(dynamic=True)
 
@@ -458,6 +471,22 @@ def _chunk(encoder: PromptEncoder, task: Task, leaf: Tensor, rows: Tensor) -> Ca
     if prompts is None:
         return lambda: leaf[rows.to(leaf.device)]
     return lambda: encoder.encode(prompts, leaf, rows, task.normalize)
+
+
+def _check_installed(arguments: HybridTrainingArguments) -> None:
+    """Refuse at the beginning what would be missing at the end; accelerate leaves out a missing tracker silently."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "Expected matplotlib for the training's curves, but it is not installed. Run `pip install hycir_hf[train]`."
+        )
+    own = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
+    for name in arguments.report_to:
+        modules = (name, "tensorboardX") if name == "tensorboard" else (name,)
+        if name in own and not any(importlib.util.find_spec(module) for module in modules):
+            raise ImportError(
+                f"Expected the tracker {name!r}, as report_to says, but it is not installed. Run `pip install {name}`, "
+                "or leave it out."
+            )
 
 
 def _find_validation(arguments: HybridTrainingArguments) -> Validation | None:
