@@ -69,7 +69,7 @@ def convert_checkpoint(
 
     Args:
         checkpoint (`str` or `Path`): The `.pt` or `.pth` file.
-        output (`str` or `Path`): Folder to write model and processor to.
+        output (`str` or `Path`): Folder to write model and processor to; new or empty.
         encoder (`str` or `Path`): Hub id or folder of the encoder in transformers' format, such as
             "openai/clip-vit-large-patch14" or "Salesforce/blip-itm-base-coco". It gives the config, tokenizer and image
             processor, and the encoder's weights where the checkpoint holds none.
@@ -80,8 +80,11 @@ def convert_checkpoint(
         trained with `--l2_normalize` cannot be told from others and is not for this model, which normalises nothing.
 
     Raises:
-        ValueError: If the file has none of the layouts, or the encoder is another one than the checkpoint's.
+        ValueError: If the file has none of the layouts, the encoder is another one than the checkpoint's, or the output
+            holds something.
     """
+    _check_new(Path(output))
+    _check_encoder(str(encoder))
     stored = _read(checkpoint)
     layout = find_layout(stored)
     prompt = prompt or _PROMPT_OF_LAYOUT.get(layout, "a photo of {image}, {text}")
@@ -110,13 +113,32 @@ def find_layout(stored: dict[str, Any]) -> str:
         return "pic2word"
     if "Phi" in stored:
         return "phi"
-    if "visual_encoder.cls_token" in stored.get("model", stored):
+    inner = stored.get("model", stored)
+    if isinstance(inner, dict) and "visual_encoder.cls_token" in inner:
         return "blip"
     raise ValueError(
         "Expected a checkpoint of Pic2Word ('state_dict_img2text'), SEARLE or LinCIR ('Phi'), or BLIP retrieval "
         f"('visual_encoder.cls_token'), but found the keys {sorted(map(str, stored))[:8]}. Give the file that the "
         "original training code saved."
     )
+
+
+def _check_new(output: Path) -> None:
+    """Refuse to write over a model, the encoder itself, say."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        found = "is a file" if output.is_file() else "holds files"
+        raise ValueError(f"Expected a new folder as output, but {output} {found}. Name another, or remove it first.")
+
+
+def _check_encoder(encoder: str) -> None:
+    try:
+        AutoConfig.from_pretrained(encoder)
+    except (ValueError, OSError) as error:  # transformers' message takes several lines
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"Expected an encoder in transformers' format at {encoder}, but reading its config failed: {reason} Give "
+            "its folder or its Hub id."
+        ) from error
 
 
 def _read(checkpoint: str | os.PathLike) -> dict[str, Any]:
@@ -127,8 +149,9 @@ def _read(checkpoint: str | os.PathLike) -> dict[str, Any]:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers raise nearly everything
         raise ValueError(
-            f"Expected {checkpoint} to hold tensors and plain values alone, but reading it failed: "
-            f"{str(error).splitlines()[0]} Save its state dicts anew with torch.save where you trust the file."
+            f"Expected {checkpoint} to hold tensors and plain values alone, as torch.save writes them, but it cannot "
+            f"be read so ({type(error).__name__}). Give the original's checkpoint; where you trust the file, save its "
+            "state dicts anew with torch.save."
         ) from error
     if not isinstance(stored, dict):
         raise ValueError(
@@ -139,7 +162,13 @@ def _read(checkpoint: str | os.PathLike) -> dict[str, Any]:
 
 def _mapper_weights(stored: dict[str, Any], layout: str) -> dict[str, Tensor]:
     """The weights of the original mapper under `PseudoTokenMapper`'s names, in float32."""
-    state = _plain(stored["state_dict_img2text" if layout == "pic2word" else "Phi"])
+    key = "state_dict_img2text" if layout == "pic2word" else "Phi"
+    if not isinstance(stored[key], dict) or not all(isinstance(value, Tensor) for value in stored[key].values()):
+        raise ValueError(
+            f"Expected a mapper's weights under {key!r}, but found {type(stored[key]).__name__}. Give the file that "
+            "the original training code saved."
+        )
+    state = _plain(stored[key])
     if layout == "pic2word":
         renamed = {}
         for name, value in state.items():

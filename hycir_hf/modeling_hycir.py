@@ -33,6 +33,9 @@ from .configuration_hycir import HUB_KEYS, RESERVED_PLACEHOLDER_ID, HyCIRConfig
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """The config values that change features without changing any weight; part of an encoder's fingerprint."""
 
+_UNUSED_WEIGHTS = r"pooler|position_ids|crossattention|itm_head|logit_scale"
+"""Weights of an encoder that retrieval goes without: a file may lack them."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
@@ -615,7 +618,14 @@ def _load_encoder(name_or_path: str, dtype: Any = None, attn_implementation: str
     HyCIRConfig(encoder_config=config)  # refuses unsupported families before the weights are read
     further = {"dtype": dtype, "attn_implementation": attn_implementation}
     kwargs |= {name: value for name, value in further.items() if value is not None}
-    return _adapter_for(config).model_class.from_pretrained(name_or_path, **kwargs)
+    encoder, info = _adapter_for(config).model_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    missing = sorted(name for name in info["missing_keys"] if not re.search(_UNUSED_WEIGHTS, name))
+    if missing:
+        raise ValueError(
+            f"Expected all weights of an image-text encoder ({config.model_type}) in {name_or_path}, but "
+            f"{len(missing)} are not there, such as {missing[0]!r}. Give a model for retrieval, not one for captions."
+        )
+    return encoder
 
 
 def is_hub_id(name: Any) -> bool:

@@ -407,7 +407,28 @@ def test_what_does_not_fit_is_refused(tmp_path, clip_folder, blip_folder):
     torch.save(lavis_state(), tmp_path / "blip.pth")
     with pytest.raises(ValueError, match="holds a blip encoder"):
         convert_checkpoint(tmp_path / "blip.pth", tmp_path / "out", clip_folder)
+    (tmp_path / "text.pt").write_text("no checkpoint\nat all\n")
+    for stored, message in (({"model": 5}, r"found the keys \['model'\]"), ({"Phi": 5}, "under 'Phi', but found int")):
+        torch.save(stored, tmp_path / "other.pt")
+        with pytest.raises(ValueError, match=message):
+            convert_checkpoint(tmp_path / "other.pt", tmp_path / "out", clip_folder)
+    with pytest.raises(ValueError, match=r"it cannot be read so \(\w+\)\. Give the original's"):
+        convert_checkpoint(tmp_path / "text.pt", tmp_path / "out", clip_folder)
+    with pytest.raises(ValueError, match=r"Expected an encoder in transformers' format at /nosuch/encoder, but"):
+        convert_checkpoint(tmp_path / "phi.pt", tmp_path / "out", "/nosuch/encoder")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(tmp_path, clip_folder):
+    torch.save({"Phi": random_state(phi_shapes(), 7)}, tmp_path / "phi.pt")
+    (tmp_path / "file").write_text("mine")
+    before = (clip_folder / "config.json").read_bytes()
+    for output, found in ((clip_folder, "holds files"), (tmp_path / "file", "is a file")):
+        with pytest.raises(ValueError, match=f"Expected a new folder as output, but .* {found}"):
+            convert_checkpoint(tmp_path / "phi.pt", output, clip_folder)
+    assert (clip_folder / "config.json").read_bytes() == before and (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert convert_checkpoint(tmp_path / "phi.pt", tmp_path / "empty", clip_folder) == "phi"
 
 
 def test_the_command(tmp_path, clip_folder, capsys):

@@ -22,6 +22,7 @@ from conftest import (
 )
 from transformers import (
     AutoModel,
+    BlipForConditionalGeneration,
     CLIPVisionConfig,
     RobertaConfig,
     Trainer,
@@ -493,6 +494,12 @@ def test_a_half_precision_file_is_one_encoder_in_every_dtype(tmp_path, mapper_on
 def test_other_encoders_are_refused(tmp_path):
     build_encoder("vision-text-dual-encoder").text_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_type is 'bert'"):
+        HyCIRModel.from_encoder(tmp_path)
+
+
+def test_a_captioner_is_no_encoder(tmp_path):
+    BlipForConditionalGeneration(encoder_config("blip")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"are not there, such as 'text_encoder\..* not one for captions"):
         HyCIRModel.from_encoder(tmp_path)
 
 
