@@ -81,11 +81,17 @@ class ComposedImageRetrievalPipeline(Pipeline):
                     "Expected queries with 'image', 'text' and perhaps 'exclude_ids', but found "
                     f"{found}. Give for example {{'image': picture, 'text': 'make it night'}}."
                 )
+            if isinstance(query.get("exclude_ids"), str):
+                raise ValueError(
+                    f"Expected exclude_ids as a list of ids, but found the string {query['exclude_ids']!r}. Wrap it in "
+                    "a list."
+                )
         images = [query["image"] if isinstance(query["image"], list) else [query["image"]] for query in queries]
         inputs = self.processor(images=images, text=[query["text"] for query in queries], return_tensors="pt")
         return {"inputs": dict(inputs), "exclude_ids": [query.get("exclude_ids") for query in queries]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        self.model.eval()  # in training mode the mapper's dropout would shuffle the ranking
         features = self.model.get_composed_features(**model_inputs["inputs"])  # (B, D)
         return {"features": features, "exclude_ids": model_inputs["exclude_ids"]}
 

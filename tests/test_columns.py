@@ -76,3 +76,6 @@ def test_what_cannot_be_encoded_is_refused():
         encoder({"image": PICTURES})
     with pytest.raises(ValueError, match="Map with batched=True"):
         encoder({"image": PICTURES[0], "query_text": "red"})
+    formatted = pictures(query_text=TEXTS).with_format("numpy")
+    with pytest.raises(ValueError, match=r"found ndarray\. Map with .* without a format \(dataset\.with_format\(None"):
+        formatted.map(encoder, batched=True)

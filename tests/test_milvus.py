@@ -95,6 +95,50 @@ def test_wrong_use_is_refused(exported, tmp_path):
         MilvusGallery(tmp_path / "empty.db", "nothing")
 
 
+STRANGE = ["x\0y", "x\x01y", "\ud800", "x\x1b"]
+
+
+@pytest.mark.parametrize("id_", STRANGE)
+def test_ids_that_milvus_cannot_hold_are_unknown(gallery, exported, id_):
+    with pytest.raises(ValueError, match="1 that it does not hold, such as"):
+        exported.search(QUERIES, exclude_ids=[id_])
+    with pytest.raises(ValueError, match=r"which is no text of UTF-8 without control characters\. Nothing was added"):
+        exported.add(unit_features(1), [id_])
+    found = exported.search(QUERIES, exclude_ids=[id_], restrict_to=[id_, ODD[0]], ignore_unknown=True)
+    assert found.ids == [[ODD[0]]] * len(QUERIES)
+    assert exported.search(QUERIES[0], restrict_to=[id_], ignore_unknown=True).ids == [[]]
+
+
+def test_what_milvus_refuses_has_three_parts(exported, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected a search that Milvus can run, but found: .*\. Check `where`"):
+        exported.search(QUERIES, where="vendor ==")
+    for k in (True, 2.5, 0, "3"):
+        with pytest.raises(ValueError, match="k as a whole number of at least 1"):
+            exported.search(QUERIES, k=k)
+    assert len(exported.search(QUERIES, k=np.int64(2)).ids[0]) == 2
+    with pytest.raises(ValueError, match=r"Expected images that Milvus can keep, but found: .*\. Give attributes"):
+        exported.add(unit_features(1), ["new"], [{"year": object()}])
+    for path in (tmp_path / "gallery.sqlite", "gallery", tmp_path):
+        with pytest.raises(ValueError, match=r"Expected a file whose name ends in \.db, or a server's address"):
+            MilvusGallery.create(path, dim=16)
+    with pytest.raises(ValueError, match=r"Expected a gallery at .*x\.db, but found: .* Make the file's folder"):
+        MilvusGallery.create(tmp_path / "no" / "x.db", dim=16)
+
+
+def test_another_encoders_features_are_not_added(exported):
+    with pytest.raises(ValueError, match="fingerprint 0123456789abcdef"):
+        exported.add(unit_features(1), ["new"], encoder_fingerprint="another")
+    assert len(exported) == 200
+
+
+def test_a_failed_export_leaves_no_collection(gallery, tmp_path):
+    with pytest.raises(ValueError, match="reserved names"):
+        MilvusGallery.from_gallery(gallery, tmp_path / "gallery.db", attributes=[{"row": 1}] * len(gallery))
+    again = MilvusGallery.from_gallery(gallery, tmp_path / "gallery.db")
+    assert len(again) == len(gallery)
+    again.close()
+
+
 def test_adding_in_parts(tmp_path):
     store, features = MilvusGallery.create(tmp_path / "parts.db", dim=16), unit_features(2500, seed=3)
     ids = [str(row) for row in range(2500)]

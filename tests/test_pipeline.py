@@ -61,6 +61,19 @@ def test_a_call_has_its_own_gallery_k_and_exclusions(retrieve, tmp_path):
     assert len(retrieve(QUERIES[0])) == 4  # the pipeline's own are as before
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_string_as_exclude_ids_is_refused_whatever_the_batch(retrieve, batch_size):
+    with pytest.raises(ValueError, match=r"Expected exclude_ids as a list of ids, but found the string '1'"):
+        retrieve([QUERIES[0] | {"exclude_ids": "1"}, QUERIES[1]], batch_size=batch_size)
+
+
+def test_a_model_in_training_mode_ranks_as_in_eval_mode(folder, retrieve):
+    model = HyCIRModel.from_pretrained(folder).train()
+    training = pipeline("composed-image-retrieval", model=model, processor=build_processor(), gallery=PICTURES, k=4)
+    model.train()
+    assert training(QUERIES) == retrieve(QUERIES)
+
+
 def test_several_reference_images(retrieve):
     assert len(retrieve({"image": [PICTURES[0], PICTURES[1]], "text": "red"})) == 4
 

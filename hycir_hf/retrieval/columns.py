@@ -55,6 +55,7 @@ class ColumnEncoder:
         values = batch[name]
         if not isinstance(values, list):
             raise ValueError(
-                f"Expected a batch of column {name!r}, but found one {type(values).__name__}. Map with batched=True."
+                f"Expected a batch of column {name!r} as a list, but found {type(values).__name__}. Map with "
+                "batched=True, and without a format (dataset.with_format(None))."
             )
         return values

@@ -6,7 +6,9 @@ One client for all of it: the embedded Milvus Lite by a file's path, a server or
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from .gallery import Gallery, PerQueryIds, as_features, per_query_ids
 from .results import RetrievalResults
 
 try:
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import DataType, MilvusClient, MilvusException
 except ImportError as error:
     raise ImportError(
         "hycir_hf.retrieval.milvus needs pymilvus, which cannot be imported. Install it with pip install "
@@ -35,7 +37,7 @@ class MilvusGallery:
     Make one with `from_gallery` or `create`, or open one that is there with this class itself.
 
     Args:
-        uri (`str` or `Path`): A file (Milvus Lite) or a server's address.
+        uri (`str` or `Path`): A file whose name ends in ".db" (Milvus Lite) or a server's address.
         collection (`str`): The collection's name.
         token (`str`, *optional*): The server's "user:password" or API key.
 
@@ -45,7 +47,7 @@ class MilvusGallery:
 
     def __init__(self, uri: str | os.PathLike, collection: str = "gallery", token: str | None = None) -> None:
         self.collection = collection
-        self._client = MilvusClient(str(uri), token=token or "")
+        self._client = _connect(uri, token)
         if not self._client.has_collection(collection):
             found = self._client.list_collections()
             self.close()
@@ -67,7 +69,7 @@ class MilvusGallery:
         """Make an empty collection for features of width `dim`.
 
         Args:
-            uri (`str` or `Path`): A file (Milvus Lite) or a server's address.
+            uri (`str` or `Path`): A file whose name ends in ".db" (Milvus Lite) or a server's address.
             dim (`int`): D.
             collection (`str`): Its name; it must be new.
             index_type (`str`): Milvus' index of inner products: "FLAT" is exact; "HNSW", "IVF_FLAT" and
@@ -77,7 +79,7 @@ class MilvusGallery:
         Raises:
             ValueError: If the collection exists.
         """
-        client = MilvusClient(str(uri), token=token or "")
+        client = _connect(uri, token)
         try:
             if client.has_collection(collection):
                 raise ValueError(
@@ -106,10 +108,15 @@ class MilvusGallery:
         index_type: str = "FLAT",
         token: str | None = None,
     ) -> "MilvusGallery":
-        """Export a gallery; arguments as in `create` and `add`."""
+        """Export a gallery; arguments as in `create` and `add`. Where that fails, no collection is left behind."""
         features = gallery.features()  # (N, D)
         made = cls.create(uri, gallery.dim, collection, index_type, token)
-        made.add(features, gallery.ids, attributes, encoder_fingerprint=gallery.encoder_fingerprint)
+        try:
+            made.add(features, gallery.ids, attributes, encoder_fingerprint=gallery.encoder_fingerprint)
+        except BaseException:  # Ctrl-C among them
+            made._client.drop_collection(collection)
+            made.close()
+            raise
         return made
 
     def __len__(self) -> int:
@@ -142,14 +149,15 @@ class MilvusGallery:
 
         Args:
             features (`np.ndarray` or `torch.Tensor` of shape `(M, D)`): From the collection's encoder.
-            ids (`Sequence[str]` of length M): New ids of at most `MAX_ID_BYTES` bytes.
+            ids (`Sequence[str]` of length M): New ids of at most `MAX_ID_BYTES` bytes of UTF-8.
             attributes (`Sequence[Mapping]` of length M, *optional*): Further values of each image, for `where`.
             encoder_fingerprint (`str`, *optional*): Of that encoder.
 
         Raises:
-            ValueError: If shapes do not fit, an id is there already, stands twice or is too long, or an attribute has a
-                reserved name. Nothing is added then.
+            ValueError: If shapes do not fit, the encoder is another one than the collection's, an id is there already,
+                stands twice, is too long or no UTF-8, or an attribute has a reserved name. Nothing is added then.
         """
+        self._check_encoder(encoder_fingerprint)
         features, ids = as_features(features, "features to add"), list(ids)
         attributes = [{}] * len(ids) if attributes is None else list(attributes)
         self._check_new(features, ids, attributes)
@@ -165,7 +173,8 @@ class MilvusGallery:
                 }
                 for row in range(start, min(start + _BATCH, len(ids)))
             ]
-            self._client.insert(self.collection, rows)
+            with _milvus_errors("images that Milvus can keep", "Give attributes of JSON's types, under names"):
+                self._client.insert(self.collection, rows)
 
     def search(
         self,
@@ -198,15 +207,17 @@ class MilvusGallery:
         """
         self._check_encoder(encoder_fingerprint)
         queries = as_features(features, "query features", allow_one=True)  # (Q, D)
-        if queries.shape[1] != self.dim or k < 1:
+        is_count = isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1
+        if queries.shape[1] != self.dim or not is_count:
             raise ValueError(
-                f"Expected query features of width {self.dim} and k of at least 1, but found width {queries.shape[1]} "
-                f"and k {k}. Use the collection's own encoder, and for example k=10."
+                f"Expected query features of width {self.dim} and k as a whole number of at least 1, but found width "
+                f"{queries.shape[1]} and k {k!r}. Use the collection's own encoder, and for example k=10."
             )
         excluded = per_query_ids(exclude_ids, len(queries), "exclude_ids")
         restricted = per_query_ids(restrict_to, len(queries), "restrict_to")
         if not ignore_unknown:
             self._check_known({id_ for ids in (*excluded, *restricted) for id_ in ids or ()})
+        excluded, restricted = _storable(excluded), _storable(restricted)
         rankings: list[list[tuple[str, float]]] = [[] for _ in queries]
         groups: dict[tuple[Any, Any], list[int]] = {}
         for row, lists in enumerate(zip(excluded, restricted, strict=True)):
@@ -224,14 +235,16 @@ class MilvusGallery:
         )
 
     def _search(self, queries: np.ndarray, k: int, expression: str) -> list[list[tuple[str, float]]]:
-        found = self._client.search(
-            self.collection,
-            data=list(queries),
-            limit=k,
-            filter=expression,
-            output_fields=["row"],
-            anns_field="features",
-        )
+        advice = "Check `where`, for example 'vendor == \"noto\"', and that k is within the server's limit"
+        with _milvus_errors("a search that Milvus can run", advice):
+            found = self._client.search(
+                self.collection,
+                data=list(queries),
+                limit=int(k),
+                filter=expression,
+                output_fields=["row"],
+                anns_field="features",
+            )
         ordered = [sorted(hits, key=lambda hit: (-hit["distance"], hit["entity"]["row"])) for hits in found]
         return [[(hit["image_id"], float(hit["distance"])) for hit in hits] for hits in ordered]
 
@@ -244,7 +257,7 @@ class MilvusGallery:
             )
 
     def _check_known(self, ids: set[str]) -> None:
-        unknown = sorted(ids - self._known(ids))
+        unknown = sorted(ids - self._known(ids), key=str)
         if unknown:
             raise ValueError(
                 f"Expected ids of the collection {self.collection!r}, but found {len(unknown)} that it does not hold, "
@@ -260,7 +273,9 @@ class MilvusGallery:
             complaints.append(f"{len(features)} features, {len(ids)} ids and {len(attributes)} attributes")
         if len(set(ids)) != len(ids):
             complaints.append("an id that stands twice")
-        if any(len(id_.encode()) > MAX_ID_BYTES for id_ in ids):
+        if strange := [id_ for id_ in ids if not _is_storable(id_)]:
+            complaints.append(f"the id {strange[0]!r}, which is no text of UTF-8 without control characters")
+        elif any(len(id_.encode()) > MAX_ID_BYTES for id_ in ids):
             complaints.append(f"an id of more than {MAX_ID_BYTES} bytes")
         if reserved := {name for values in attributes for name in values if name in _FIELDS}:
             complaints.append(f"attributes with the reserved names {sorted(reserved)}")
@@ -272,7 +287,7 @@ class MilvusGallery:
     def _known(self, ids: Sequence[str] | set[str]) -> set[str]:
         """Which of some ids the collection holds."""
         known: set[str] = set()
-        ids = list(ids)
+        ids = [id_ for id_ in ids if _is_storable(id_)]
         for start in range(0, len(ids), _BATCH):
             expression = _filter(None, tuple(ids[start : start + _BATCH]), "")
             known |= {found["image_id"] for found in self._client.query(self.collection, filter=expression)}
@@ -287,3 +302,35 @@ def _filter(exclude: Sequence[str] | None, restrict: Sequence[str] | None, where
     if restrict is not None:
         parts.append(f"image_id in {json.dumps(list(restrict), ensure_ascii=False)}")
     return " and ".join(parts)
+
+
+def _connect(uri: str | os.PathLike, token: str | None) -> Any:
+    """A client; pymilvus takes a path that does not end in ".db" for a server's address."""
+    is_address = "://" in str(uri) or str(uri).startswith("unix:")
+    if not is_address and not str(uri).endswith(".db"):
+        raise ValueError(
+            f"Expected a file whose name ends in .db, or a server's address, but found {str(uri)!r}. Name for example "
+            "gallery.db or http://localhost:19530."
+        )
+    with _milvus_errors(f"a gallery at {uri}", "Make the file's folder, or check the server's address and token"):
+        return MilvusClient(str(uri), token=token or "")
+
+
+@contextmanager
+def _milvus_errors(expected: str, advice: str) -> Iterator[None]:
+    """Say in one line what pymilvus' errors say in several."""
+    try:
+        yield
+    except MilvusException as error:
+        found = " ".join(str(error.message).split())
+        raise ValueError(f"Expected {expected}, but found: {found}. {advice}.") from error
+
+
+def _is_storable(id_: Any) -> bool:
+    """Whether Milvus' filters can name an id: as JSON they would write control characters in a way it cannot read."""
+    return isinstance(id_, str) and not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", id_)
+
+
+def _storable(lists: list[tuple[str, ...] | None]) -> list[tuple[str, ...] | None]:
+    """Lists of ids without those that no collection can hold."""
+    return [None if ids is None else tuple(filter(_is_storable, ids)) for ids in lists]
