@@ -513,6 +513,15 @@ def test_views_differ_and_are_drawn_by_step(model, picture_folder, tmp_path):
     assert np.array_equal(batch.images.features.numpy(), expected)
 
 
+def test_another_seed_of_the_views_is_named(model, picture_folder, tmp_path):
+    build = lambda seed: build_feature_cache(  # noqa: E731
+        model, build_processor(), open_images(str(picture_folder)), tmp_path, num_views=2, seed=seed, progress=False
+    )
+    build(0)
+    with pytest.raises(ValueError, match=r"features with seed 1, .* have 0"):
+        build(1)
+
+
 def test_a_changed_picture_or_option_is_refused(model, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -523,6 +532,8 @@ def test_a_changed_picture_or_option_is_refused(model, tmp_path):
     build()
     with pytest.raises(ValueError, match=r"dtype 'float32'.*have 'float16'"):
         build(dtype="float32")
+    with pytest.raises(ValueError, match=r"features with num_views 2, .* have 1"):
+        build(num_views=2)
     random_picture(1).save(folder / "b.png")
     with pytest.raises(ValueError, match="features with source"):
         build()

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -291,6 +292,60 @@ def test_processes_that_make_a_cache_wait_for_each_other(settings, tmp_path):
     assert [exit_status(process) for process in processes] == [0, 0]
 
 
+@pytest.fixture
+def other_pictures(picture_folder, tmp_path):
+    """A folder of pictures, as a function of what they are: the same elsewhere, others of the same names, ..."""
+
+    def build(kind):
+        folder = shutil.copytree(picture_folder, tmp_path / kind)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            os.utime(path, (1, 1))
+            if kind == "others":
+                random_picture(100 + number).save(path)
+            elif kind == "renamed":
+                path.rename(path.with_stem(f"x{path.stem}"))
+        if kind == "fewer":
+            (folder / "07.png").unlink()
+        return folder
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("moved", None),
+        ("others", "is of another picture"),
+        ("renamed", "have no image 'x00.png'"),
+        ("fewer", "have the image '07.png' besides"),
+    ],
+)
+def test_a_cache_of_other_pictures_is_refused(settings, tmp_path, other_pictures, kind, message):
+    settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features"), "encode_batch_size": 20}
+    set_up(settings)
+    settings["unlabeled"] = str(other_pictures(kind))
+    both = r"fingerprint \w+, but those in .*features were made from \w+"
+    expected = pytest.raises(ValueError, match=f"{both}: .*{message}")
+    with expected if message else contextlib.nullcontext():
+        set_up(settings)
+
+
+def test_the_triplets_pictures_are_those_of_their_cache(settings, tmp_path, other_pictures):
+    """The cache may hold more; where both have an image, it is the same."""
+    settings |= {"objective": "triplet", "triplet_features": str(tmp_path / "features")}
+    build_trainer(settings, objective="zs", unlabeled_features=settings["triplet_features"]).setup()
+    set_up(settings)
+    with pytest.raises(ValueError, match="is of another picture"):
+        set_up(settings, triplet_images=str(other_pictures("others")))
+
+
+def test_a_cache_is_used_without_its_pictures(settings, tmp_path, caplog):
+    settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features")}
+    set_up(settings)
+    set_up(settings, unlabeled="/nowhere")
+    assert "cannot be compared" in caplog.text
+
+
 # Checkpoints and validation
 
 
@@ -427,7 +482,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(settings, monkeypatch, 
 
 def test_only_errors_of_the_disk_are_a_lack_of_room(tmp_path):
     for error in (KeyError("name"), RuntimeError("a bug")):
-        with pytest.raises(type(error), match="name|a bug"), aside(tmp_path / "model"):
+        with pytest.raises(type(error), match=r"name|a bug"), aside(tmp_path / "model"):
             raise error
     for error in (SafetensorError("I/O error"), Exception("No space left on device (os error 28)")):
         with pytest.raises(OSError, match="make room"), aside(tmp_path / "model"):

@@ -18,7 +18,7 @@ from .batches import (
     UnlabeledRows,
     UnlabeledStream,
 )
-from .feature_cache import FeatureCache, build_feature_cache, preprocessing_fingerprint
+from .feature_cache import FeatureCache, build_feature_cache, check_pictures, preprocessing_fingerprint
 from .images import ImageStream, open_images
 from .texts import read_phrases, read_texts
 from .triplets import Triplets, open_triplets
@@ -37,6 +37,7 @@ __all__ = [
     "UnlabeledRows",
     "UnlabeledStream",
     "build_feature_cache",
+    "check_pictures",
     "open_images",
     "open_triplets",
     "preprocessing_fingerprint",

@@ -8,6 +8,7 @@ written aside and renamed, so that a run cut short, or several processes, lose a
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -35,6 +36,8 @@ FORMAT_NAME, FORMAT_VERSION = "hycir-features", 1
 BLOCKS_NAME = "blocks"
 BLOCK_SIZE = 1024
 DTYPES = ("float16", "float32")
+NUM_COMPARED = 16  # pictures that are encoded again to see whether a cache was made from them
+TOLERANCE = 0.05  # of a feature's length: float16 and another device change it by less than a hundredth
 
 
 class FeatureCache:
@@ -261,6 +264,83 @@ def preprocessing_fingerprint(processor: Any, num_views: int = 1, seed: int = 0)
     settings = json.loads(processor.image_processor.to_json_string())
     parts = [settings, num_views, seed if num_views > 1 else None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_pictures(
+    cache: FeatureCache,
+    directory: str | os.PathLike,
+    model: Any,
+    processor: Any,
+    source: ImageSource | ImageStream,
+    has_same_ids: bool,
+) -> None:
+    """Check that a finished cache was made from a source's pictures.
+
+    Equal fingerprints say so. But they differ too where the same pictures were moved or are opened by another path:
+    then the ids decide, and the features of some pictures, encoded again.
+
+    Args:
+        cache (`FeatureCache`): The cache.
+        directory (`str` or `Path`): Its folder, for the message.
+        model (`HyCIRModel`): The model that made it.
+        processor (`HyCIRProcessor`): The model's.
+        source (`ImageSource` or `ImageStream`): The pictures.
+        has_same_ids (`bool`): Whether cache and source must hold the same images, or only agree where both have one.
+
+    Raises:
+        ValueError: If it was made from other pictures.
+    """
+    found, wanted = cache.manifest["source"], _fingerprint_of_source(source)
+    if found == wanted:
+        return
+    rows = {id_: row for row, id_ in enumerate(cache.ids)}
+    difference = _different_ids({*rows, *cache.skipped_ids()}, source) if has_same_ids else None
+    difference = difference or _different_feature(cache, rows, model, processor, source)
+    if difference is not None:
+        raise ValueError(
+            f"Expected features of the pictures with fingerprint {wanted}, but those in {directory} were made from "
+            f"{found}: {difference}. Make a new cache in another folder, or give the pictures that it was made from."
+        )
+
+
+def _different_ids(known: set[str], source: ImageSource | ImageStream) -> str | None:
+    """What tells a source's ids from a cache's; of a stream only the first are looked at."""
+    ids = [id_ for id_, _ in itertools.islice(source, NUM_COMPARED)] if isinstance(source, ImageStream) else source.ids
+    new = next((id_ for id_ in ids if id_ not in known), None)
+    if new is not None:
+        return f"they have no image {new!r}"
+    if not isinstance(source, ImageStream) and len(known) > len(ids):
+        return f"they have the image {min(known.difference(ids))!r} besides"
+    return None
+
+
+def _different_feature(
+    cache: FeatureCache, rows: dict[str, int], model: Any, processor: Any, source: ImageSource | ImageStream
+) -> str | None:
+    """What tells some pictures of a source from those of a cache by their features."""
+    for id_, load in _some(source):
+        if id_ not in rows:
+            continue
+        try:
+            inputs = processor(images=[load_image(load())], return_tensors="pt")
+        except Exception as error:  # a decoder may raise anything on a damaged file
+            logger.debug("Not compared: %s", error)
+            continue
+        with torch.no_grad():
+            feature = model.get_image_features(**inputs.to(model.device), normalize=False)[0].float().cpu()  # (D,)
+        stored = cache.read([rows[id_]])[0]
+        if (feature - stored).norm() > TOLERANCE * feature.norm():
+            return f"that of {id_!r} is of another picture"
+    return None
+
+
+def _some(source: ImageSource | ImageStream) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Pictures spread evenly over a source, or a stream's first ones; each with its id and how to load it."""
+    if isinstance(source, ImageStream):
+        yield from ((id_, returning(picture)) for id_, picture in itertools.islice(source, NUM_COMPARED))
+        return
+    for row in sorted({int(row) for row in np.linspace(0, len(source.ids) - 1, NUM_COMPARED)}):
+        yield source.ids[row], loader_of(source, row)
 
 
 def augment(image: Image.Image, seed: list[int], id_: str) -> Image.Image:

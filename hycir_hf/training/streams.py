@@ -1,5 +1,6 @@
 """From settings to the streams of a training: images, triplets and texts, with their feature caches."""
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,15 @@ from ..data import (
     UnlabeledRows,
     UnlabeledStream,
     build_feature_cache,
+    check_pictures,
     open_images,
     open_triplets,
     preprocessing_fingerprint,
     read_texts,
 )
 from .arguments import HybridTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def open_streams(
@@ -41,7 +45,7 @@ def open_streams(
 
     Raises:
         ValueError: If a source cannot be opened, a global batch cannot be shared evenly, or a feature cache was made by
-            another encoder or another preprocessing.
+            another encoder, another preprocessing or from other pictures.
     """
     opener = _Opener(arguments, model, processor, share, wait_for_everyone)
     openers = {"unlabeled": opener.unlabeled, "triplets": opener.triplets, "texts": opener.texts}
@@ -65,7 +69,7 @@ class _Opener:
         arguments, size = self.arguments, self._batch_size("unlabeled_batch_size")
         directory, path = arguments.unlabeled_features, arguments.unlabeled
         if directory:
-            cache = self._features(directory, self._images if path else None, arguments.num_views)
+            cache = self._features(directory, self._images if path else None, arguments.num_views, has_same_ids=True)
             if arguments.num_views not in (1, cache.num_views):
                 raise ValueError(
                     f"Expected {arguments.num_views} views of each image, as num_views says, but {directory} has "
@@ -84,7 +88,7 @@ class _Opener:
         triplets.rows()  # an unknown image is found before anything is encoded
         cache = None
         if arguments.triplet_features:
-            cache = self._features(arguments.triplet_features, lambda: triplets.images, num_views=1)
+            cache = self._features(arguments.triplet_features, lambda: triplets.images, num_views=1, has_same_ids=False)
         return TripletRows(triplets, cache, self.processor, size, arguments.seed, self.share)
 
     def texts(self) -> TextRows:
@@ -113,7 +117,9 @@ class _Opener:
             flags = re.sub(r"--(split|image-column|id-column)", r"--unlabeled-\1", str(error))
             raise ValueError(flags) from error
 
-    def _features(self, directory: str, open_source: Callable[[], Any] | None, num_views: int) -> FeatureCache:
+    def _features(
+        self, directory: str, open_source: Callable[[], Any] | None, num_views: int, has_same_ids: bool
+    ) -> FeatureCache:
         """Open a feature cache; where it is not there yet, all processes make it together first."""
         fingerprint, cache = self.model.encoder_fingerprint(), None
         try:
@@ -126,9 +132,23 @@ class _Opener:
         if cache is None and open_source is not None:
             self._make_features(directory, open_source(), num_views)
         self.wait_for_everyone()
-        cache = cache or FeatureCache.open(directory, fingerprint)
+        was_there = cache is not None
+        cache = cache if cache is not None else FeatureCache.open(directory, fingerprint)
         cache.check_preprocessing(preprocessing_fingerprint(self.processor, cache.num_views, cache.manifest["seed"]))
+        if was_there and open_source is not None:
+            self._check_pictures(cache, directory, open_source, has_same_ids)
         return cache
+
+    def _check_pictures(
+        self, cache: FeatureCache, directory: str, open_source: Callable[[], Any], has_same_ids: bool
+    ) -> None:
+        """Check a cache against its pictures, where they are still there: it can be used without them."""
+        try:
+            source = open_source()
+        except (ValueError, OSError) as error:
+            logger.warning("The pictures of %s cannot be compared with it: %s", directory, error)
+            return
+        check_pictures(cache, directory, self.model.eval(), self.processor, source, has_same_ids)
 
     def _make_features(self, directory: str, source: Any, num_views: int) -> None:
         """Make this process's share of a feature cache; the last process puts it together."""
