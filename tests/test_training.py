@@ -195,6 +195,9 @@ def _two_processes(rank, port, settings, path):
     assert trainer.share.count == 2 and torch.distributed.get_backend() == "gloo"
     values, gradient = gradients(trainer, step=1)
     torch.save((values, gradient), f"{path}/{rank}.pt")
+    batch = batch_of(trainer)
+    batch.triplets.num_broken = rank + 1
+    assert "num_broken" not in trainer.take_step(batch) and trainer.state.num_broken == 3
     torch.distributed.destroy_process_group()
 
 

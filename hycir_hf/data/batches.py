@@ -82,6 +82,11 @@ class Batch:
     texts: TextBatch | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_broken(self) -> int:
+        """This process's pictures that could not be read."""
+        return sum(part.num_broken for part in (self.unlabeled, self.triplets, self.texts) if part is not None)
+
 
 @dataclass(frozen=True)
 class Share:

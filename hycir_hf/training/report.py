@@ -25,7 +25,7 @@ class TrainingState:
         best_metric (`float`, *optional*): The best validation's metric.
         best_step (`int`, *optional*): Its step.
         validations_without_better (`int`): Validations since then.
-        num_broken (`int`): Pictures that could not be read, in the main process.
+        num_broken (`int`): Pictures that could not be read, over all processes.
         streams (`dict`): Where streams read in order stand.
     """
 

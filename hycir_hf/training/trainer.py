@@ -204,13 +204,19 @@ class HybridTrainer:
         if arguments.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.trained.parameters(), arguments.max_grad_norm)
         self.optimizer.step()
-        parts = (batch.unlabeled, batch.triplets, batch.texts)
-        state.num_broken += sum(part.num_broken for part in parts if part is not None)
+        state.num_broken += round(values.pop("num_broken") * self.share.count)
         state.step, state.streams = batch.step + 1, batch.state
         return {**values, "learning_rate": learning_rate}
 
     def backward(self, batch: Batch) -> dict[str, float]:
-        """Compute the loss and leave its gradient in the trained part's parameters; arguments as in `take_step`."""
+        """Compute the loss and leave its gradient in the trained part's parameters.
+
+        Args:
+            batch (`Batch`): As in `take_step`.
+
+        Returns:
+            `dict[str, float]`: Means over all processes of "loss", each term and "num_broken", the pictures not read.
+        """
         torch.manual_seed(self.arguments.seed * 1_000_003 + batch.step)  # dropout: the same in every process
         with self.accelerator.autocast():
             tasks = {name: term.task(batch) for name, term in self.terms.items()}
@@ -244,8 +250,9 @@ class HybridTrainer:
                 values[name] = task.loss(part[order])
             weighted = [getattr(self.arguments, f"{name}_weight", 1.0) * value for name, value in values.items()]
             values["loss"] = torch.stack(weighted).sum()
-            means.update(self._means(values))
-            self._check_finite(batch, means)
+            num_broken = torch.tensor(float(batch.num_broken), device=features.device)
+            means.update(self._means({**values, "num_broken": num_broken}))
+            self._check_finite(batch, {name: means[name] for name in values})
             return values["loss"]
 
         if self.arguments.chunk_size is None:
