@@ -1,6 +1,7 @@
 """The search page: its actions as values, then in a real browser, and the Space through Gradio's own client."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -341,6 +342,38 @@ def test_a_phone_needs_no_sideways_scrolling(browser_page):
         text.press("Enter")
         page.locator("#history button").nth(number).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def run_space(folder, **environment):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run([sys.executable, "app.py"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_space_without_gallery_or_model_says_so_in_one_line(emoji, tmp_path):
+    space = tmp_path / "space"
+    shutil.copytree(ROOT / "examples" / "space", space, ignore=shutil.ignore_patterns("gallery"))
+    done = run_space(space)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Set HYCIR_GALLERY to a gallery that `hycir index` made" in done.stderr.splitlines()[-1]
+    shutil.copytree(emoji / "gallery", space / "gallery")
+    manifest = space / "gallery" / "manifest.json"
+    for name, found in ((None, "names None"), ("/nosuch/model", "names /nosuch/model")):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": name}))
+        done = run_space(space)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert found in done.stderr.splitlines()[-1] and "HYCIR_MODEL" in done.stderr.splitlines()[-1]
+
+
+def test_a_space_without_local_paths_finds_its_pictures(emoji, searcher, tmp_path):
+    """The space's README tells to cut the pictures' path."""
+    shutil.copytree(emoji / "pictures", tmp_path / "pictures")
+    shutil.copytree(emoji / "gallery", tmp_path / "gallery")
+    [line] = re.findall(r"^sed .*manifest\.json", (ROOT / "examples" / "space" / "README.md").read_text(), re.MULTILINE)
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    assert str(emoji) not in (tmp_path / "gallery" / "manifest.json").read_text()
+    moved = Gallery.load(tmp_path / "gallery")
+    assert moved.source == {"type": "folder", "path": "pictures", "relative": "../pictures"}
+    assert GallerySearcher(searcher.model, searcher.processor, moved, tmp_path / "gallery").thumbnail(0)
 
 
 @pytest.mark.slow

@@ -9,9 +9,12 @@ import logging
 import os
 from pathlib import Path
 
+import torch
+
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.app import build_app, launch_app
 from hycir_hf.cli import main as hycir
+from hycir_hf.modeling_hycir import is_hub_id
 
 HERE = Path(__file__).resolve().parent
 EMOJI = HERE.parent / "emoji"
@@ -24,7 +27,23 @@ if "HYCIR_GALLERY" not in os.environ and not folder.exists() and EMOJI.exists():
     if hycir(["index", *pictures, "--model", str(EMOJI / "hycir"), "--output", str(folder)]):
         raise SystemExit(1)
 
-gallery = Gallery.load(folder)
-model_path = os.environ.get("HYCIR_MODEL") or gallery.model_path
-model, processor = HyCIRModel.from_pretrained(model_path).eval(), HyCIRProcessor.from_pretrained(model_path)
-launch_app(build_app(model, processor, gallery, folder))
+
+def load():
+    """The gallery, the model and its processor."""
+    gallery = Gallery.load(folder)
+    name = os.environ.get("HYCIR_MODEL") or gallery.model_path
+    if name is None or not (Path(name).is_dir() or is_hub_id(name)):
+        raise ValueError(f"Expected the gallery's model, but it names {name}, which is no Hub id and no folder here.")
+    model = HyCIRModel.from_pretrained(name).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return gallery, model, HyCIRProcessor.from_pretrained(name)
+
+
+try:
+    gallery, model, processor = load()
+    page = build_app(model, processor, gallery, folder)
+except (ValueError, OSError) as error:
+    raise SystemExit(
+        f"{' '.join(str(error).split())} Set HYCIR_GALLERY to a gallery that `hycir index` made, and HYCIR_MODEL to "
+        "its model's Hub id or folder."
+    ) from None
+launch_app(page)
