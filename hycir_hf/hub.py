@@ -145,7 +145,7 @@ def _check_names(repo_id: str, datasets: Sequence[str]) -> None:
             validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(
-            f"Expected names as the Hub has them, but found: {error}. Write them as OWNER/NAME."
+            f"Expected names as the Hub has them, but found: {str(error).rstrip('.')}. Write them as OWNER/NAME."
         ) from error
     if "/" not in repo_id:
         raise ValueError(f"Expected the repository as OWNER/NAME, but found {repo_id!r}. Put its owner before it.")
