@@ -1,15 +1,20 @@
 """The committed emoji pictures and the taking apart of their names."""
 
 import io
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import load_dataset
+from huggingface_hub import DatasetCard
 from PIL import Image
 
 from hycir_hf.schemas import GALLERY, check_columns
+from hycir_hf.syncir import refilter
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 sys.path.insert(0, str(EMOJI))
@@ -104,3 +109,17 @@ def test_the_triplets_card_names_each_pictures_licence():
     licences = (EMOJI / "syncir" / "README.md").read_text(encoding="utf-8").split("Pictures: ")[1].split("Captions")[0]
     part_of = {vendor: part for part in licences.split(";") for vendor in vendors if vendor in part.split(" (")[0]}
     assert all(licence_of[vendor] in part_of[vendor] for vendor in vendors)
+
+
+def test_the_triplets_come_back_from_another_threshold_byte_for_byte(tmp_path):
+    """Their card and report are what this code writes, and pass the Hub's metadata checks."""
+    committed = EMOJI / "syncir"
+    shutil.copytree(committed, tmp_path / "syncir", ignore=shutil.ignore_patterns(".work"))
+    thresholds = json.loads((committed / "recipe.json").read_text(encoding="utf-8"))["thresholds"]
+    assert refilter(tmp_path / "syncir", {"similarity": 0.9})["counts"]["kept"] < 3671
+    refilter(tmp_path / "syncir", thresholds)
+    for name in ("README.md", "recipe.json", "report.html", "triplets.parquet", "dropped.parquet"):
+        assert (tmp_path / "syncir" / name).read_bytes() == (committed / name).read_bytes(), name
+    card = (committed / "README.md").read_text(encoding="utf-8")
+    metadata = DatasetCard(card, ignore_metadata_errors=False).data.to_dict()
+    assert metadata == yaml.safe_load(card.split("---")[1])
