@@ -123,7 +123,7 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
         settings["triplets"] = place.further_triplets[run.triplets]
     elif run.triplets == UNFILTERED:
         settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
-        settings["triplets"] = str(write_unfiltered(settings["triplets"], place.runs / "unfiltered"))
+        settings["triplets"] = str(write_unfiltered(settings["triplets"], place.runs / "unfiltered.parquet"))
     elif run.triplets == LASCO:
         settings |= {"triplets": place.lasco, "triplet_kind": "lasco", "triplet_images": place.lasco_images}
     sources = {"unlabeled": settings["unlabeled"], "triplet": settings.get("triplet_images") or settings["triplets"]}
@@ -135,21 +135,21 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
 
 
 def write_unfiltered(syncir: str, output: Path) -> Path:
-    """Write SynCir's triplets together with those that its filter dropped, as a data set with the config "triplets".
+    """Write SynCir's triplets together with those that its filter dropped, as a Parquet file.
 
     Pairs without a usable query text (equal captions, unusable or missing answers) are no triplets: they stay out.
     """
-    if (output / "README.md").is_file():
+    if output.is_file():
         return output
     dropped = load_dataset(syncir, "dropped", split="train")
     dropped = dropped.filter(lambda reason: reason.startswith(_FILTER_REASON), input_columns="reason")
     kept = load_dataset(syncir, "triplets", split="train")
     columns = ["reference_id", "target_id", "query_text"]
     merged = concatenate_datasets([kept.select_columns(columns), dropped.select_columns(columns)])
-    output.mkdir(parents=True, exist_ok=True)
-    merged.to_parquet(output / "triplets.parquet")
-    card = f"---\nconfigs:\n- config_name: triplets\n  description: {len(kept)} kept, {len(dropped)} dropped\n"
-    (output / "README.md").write_text(card + "  data_files: triplets.parquet\n---\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_suffix(".tmp")
+    merged.to_parquet(unfinished)
+    unfinished.rename(output)
     return output
 
 

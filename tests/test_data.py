@@ -14,7 +14,7 @@ import pytest
 import torch
 from children import exit_status, start
 from conftest import build_model, build_processor, random_picture
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from hycir_hf.data import (
     FeatureCache,
@@ -243,6 +243,31 @@ def test_wrong_column_of_triplets(tmp_path):
     (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: triplets\n  data_files: t.parquet\n---\n")
     with pytest.raises(ValueError, match=r"\['target_id'\] are missing"):
         open_triplets(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_file_of_ones_own_triplets(suffix, picture_folder, tmp_path):
+    path = tmp_path / f"mine{suffix}"
+    rows = Dataset.from_dict({"reference_id": ["03.png"], "target_id": ["04.png"], "query_text": ["NA"]})
+    {".parquet": rows.to_parquet, ".csv": rows.to_csv, ".jsonl": rows.to_json}[suffix](path)
+    triplets = open_triplets(str(path), images=str(picture_folder))
+    assert triplets.rows() == ([3], [4]) and triplets.query_texts == ["NA"]
+    with pytest.raises(ValueError, match=r"the pictures of the triplets.*triplet_images"):
+        open_triplets(str(path))
+    path.write_bytes(b"\x00{")
+    with pytest.raises(ValueError, match=r"mine.*, but (reading it failed|\['reference_id'.* are missing)"):
+        open_triplets(str(path), images=str(picture_folder))
+    with pytest.raises(ValueError, match=r"table triplets in .*none.*no file"):
+        open_triplets(str(tmp_path / f"none{suffix}"), images=str(picture_folder))
+
+
+def test_ids_in_a_csv_stay_as_they_are_written(tmp_path):
+    random_picture(0).save(tmp_path / "007.png")
+    random_picture(1).save(tmp_path / "8.png")
+    pictures = {"image_id": ["007", "8"], "image": [str(tmp_path / f"{id_}.png") for id_ in ("007", "8")]}
+    Dataset.from_dict(pictures).cast_column("image", Image()).to_parquet(tmp_path / "pictures.parquet")
+    (tmp_path / "mine.csv").write_text("reference_id,target_id,query_text\n007,8,red\n")
+    assert open_triplets(str(tmp_path / "mine.csv"), images=str(tmp_path / "pictures.parquet")).rows() == ([0], [1])
 
 
 def test_lasco_cirr_and_fashioniq(picture_folder, tmp_path):

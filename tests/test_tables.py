@@ -70,8 +70,8 @@ def world(encoder_path, picture_folder, syncir, tmp_path_factory):
 
 
 def test_unfiltered_is_what_the_filter_dropped_and_not_what_had_no_text(syncir, tmp_path):
-    folder = write_unfiltered(str(syncir), tmp_path / "unfiltered")
-    texts = pq.read_table(folder / "triplets.parquet")["query_text"].to_pylist()
+    path = write_unfiltered(str(syncir), tmp_path / "unfiltered.parquet")
+    texts = pq.read_table(path)["query_text"].to_pylist()
     assert len(texts) == 22 and texts[20:] == ["fly", "swim"]
 
 

@@ -39,7 +39,6 @@ def write_slice(output: Path) -> int:
     output.mkdir(parents=True)
     triplets.to_parquet(output / "triplets.parquet")
     pq.write_table(pictures, output / "pictures.parquet")
-    (output / "README.md").write_text("---\nconfigs:\n- config_name: triplets\n  data_files: triplets.parquet\n---\n")
     return pictures.num_rows
 
 
@@ -50,7 +49,7 @@ def settings(data: Path, output: Path) -> HybridTrainingArguments:
         objective="hybrid",
         unlabeled=str(data / "pictures.parquet"),
         unlabeled_features=str(output / "features"),
-        triplets=str(data),
+        triplets=str(data / "triplets.parquet"),
         triplet_images=str(data / "pictures.parquet"),
         triplet_features=str(output / "features"),
         unlabeled_batch_size=UNLABELED,

@@ -1,4 +1,4 @@
-"""Triplets: SynCir's folder, LaSCo's JSON, and the training parts of CIRR and FashionIQ."""
+"""Triplets: SynCir's folder, a file of one's own, LaSCo's JSON, and the training parts of CIRR and FashionIQ."""
 
 import json
 import logging
@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
 from ..retrieval.sources import FolderSource, ImageSource, source_from_record
 from .images import open_images
 
 logger = logging.getLogger(__name__)
 
 SYNCIR_COLUMNS = ("reference_id", "target_id", "query_text")
+_TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass
@@ -76,11 +82,12 @@ def open_triplets(path: str, kind: str = "auto", images: str | None = None, spli
     """Open triplets.
 
     Args:
-        path (`str`): SynCir's folder or Hub id, LaSCo's JSON file, CIRR's or FashionIQ's folder.
+        path (`str`): SynCir's folder or Hub id; a Parquet, CSV or JSON lines file with the columns `reference_id`,
+            `target_id` and `query_text`; LaSCo's JSON file, CIRR's or FashionIQ's folder.
         kind (`str`): One of `KINDS`; "auto" tells them by their files.
         images (`str`, *optional*): The pictures as `open_images` takes them; by default those that belong to the data:
             SynCir's config "images" (where it holds ids alone, the source that its recipe names), the folder's own
-            pictures elsewhere.
+            pictures elsewhere. A file of triplets has none.
         split (`str`, *optional*): Of SynCir's data set where there are several.
 
     Raises:
@@ -111,6 +118,8 @@ def open_triplets(path: str, kind: str = "auto", images: str | None = None, spli
 def _tell_kind(path: str) -> str:
     """Tell the kind of triplets by the files that are there."""
     place = Path(path)
+    if place.suffix in _TABLE_SUFFIXES:
+        return "table"
     if place.suffix == ".json":
         return "lasco"
     if any(place.glob("captions/cap.rc2.train.json")):
@@ -134,15 +143,47 @@ def _open_syncir(path: str, images: str | None, split: str | None) -> Triplets:
     name = split or next(iter(loaded))
     if name not in loaded:
         raise ValueError(f"Expected a split of {list(loaded)} in {path}, but found {name!r}. Choose one of them.")
-    missing = [column for column in SYNCIR_COLUMNS if column not in loaded[name].column_names]
+    reference_ids, target_ids, texts = _columns(loaded[name].with_format("arrow")[:], path)
+    source = open_images(images) if images else _syncir_images(Path(path))
+    return Triplets(reference_ids, target_ids, texts, source, path)
+
+
+def _open_table(path: str, images: str | None, split: str | None) -> Triplets:
+    """A Parquet, CSV or JSON lines file with SynCir's columns."""
+    if images is None:
+        raise ValueError(
+            f"Expected the pictures of the triplets in {path}, but none are given. Name them as triplet_images: a "
+            "folder or a data set whose ids the triplets use."
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        table = _read_table(Path(path))
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"Expected a table of triplets in {path}, but reading it failed: {error}. Write it anew as Parquet, CSV or "
+            "JSON lines."
+        ) from error
+    return Triplets(*_columns(table, path), open_images(images), path)
+
+
+def _read_table(path: Path) -> pa.Table:
+    if path.suffix == ".csv":
+        as_written = pa.csv.ConvertOptions(column_types=dict.fromkeys(SYNCIR_COLUMNS, pa.string()))  # "007" is an id
+        return pa.csv.read_csv(path, pa.csv.ReadOptions(), pa.csv.ParseOptions(newlines_in_values=True), as_written)
+    return pa.json.read_json(path) if path.suffix == ".jsonl" else pq.read_table(path)
+
+
+def _columns(loaded: pa.Table, path: str) -> tuple[list[str], list[str], list[Any]]:
+    """Reference ids, target ids and texts."""
+    missing = [column for column in SYNCIR_COLUMNS if column not in loaded.column_names]
     if missing:
         raise ValueError(
             f"The triplets data set must have the columns {list(SYNCIR_COLUMNS)}, but {missing} are missing in {path} "
-            f"(found: {loaded[name].column_names}). Rename them with dataset.rename_column(...)."
+            f"(found: {loaded.column_names}). Rename them with dataset.rename_column(...)."
         )
-    reference_ids, target_ids, texts = (list(loaded[name][column]) for column in SYNCIR_COLUMNS)
-    source = open_images(images) if images else _syncir_images(Path(path))
-    return Triplets([*map(str, reference_ids)], [*map(str, target_ids)], texts, source, path)
+    reference_ids, target_ids, texts = (loaded[column].to_pylist() for column in SYNCIR_COLUMNS)
+    return [*map(str, reference_ids)], [*map(str, target_ids)], texts
 
 
 def _syncir_images(path: Path) -> ImageSource:
@@ -210,6 +251,7 @@ def _open_fashioniq(path: str, images: str | None, split: str | None) -> Triplet
 
 KINDS: dict[str, Callable[[str, str | None, str | None], Triplets]] = {
     "syncir": _open_syncir,
+    "table": _open_table,
     "lasco": _open_lasco,
     "cirr": _open_cirr,
     "fashioniq": _open_fashioniq,

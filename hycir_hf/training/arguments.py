@@ -22,7 +22,7 @@ _CHOICES = {
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine", "linear"),
     "mixed_precision": ("no", "bf16", "fp16"),
-    "triplet_kind": ("auto", "syncir", "lasco", "cirr", "fashioniq"),
+    "triplet_kind": ("auto", "syncir", "table", "lasco", "cirr", "fashioniq"),
     "features_dtype": ("float16", "float32"),
 }
 _AT_LEAST = {
@@ -90,8 +90,10 @@ class HybridTrainingArguments:
     unlabeled_streaming: bool = _setting(False, "read the data set or the .tar shards in order instead of by row")
     stream_buffer_size: int = _setting(1000, "images of a stream that are shuffled together")
     unlabeled_features: str | None = _setting(None, "feature cache of the unlabeled images; made if it is not there")
-    triplets: str | None = _setting(None, "triplets: SynCir's folder, LaSCo's JSON, CIRR's or FashionIQ's folder")
-    triplet_kind: str = _setting("auto", "auto, syncir, lasco, cirr or fashioniq")
+    triplets: str | None = _setting(
+        None, "triplets: SynCir's folder, a .parquet, .csv or .jsonl file, LaSCo's JSON, CIRR's or FashionIQ's folder"
+    )
+    triplet_kind: str = _setting("auto", "auto, syncir, table, lasco, cirr or fashioniq")
     triplet_split: str | None = _setting(None, "split of SynCir's data set")
     triplet_images: str | None = _setting(None, "the triplets' pictures, where they do not lie with them")
     triplet_features: str | None = _setting(None, "feature cache of the triplets' images; made if it is not there")
