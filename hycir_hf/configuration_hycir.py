@@ -84,6 +84,21 @@ class HyCIRConfig(PreTrainedConfig):
         super().__init__(tie_word_embeddings=False, **kwargs)
         self._check()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a dictionary, as `PreTrainedConfig.from_dict` does.
+
+        Raises:
+            ValueError: If it is another model's: a fresh mapper on CLIP's default size would be made of an encoder's.
+        """
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"Expected a HyCIR model's config, but found one of the type {found!r}. An encoder alone has no "
+                "mapper: train one (`hycir train --encoder`), or put a fresh one on it with HyCIRModel.from_encoder."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def text_hidden_size(self) -> int:
         """H, the width of the text encoder's token embeddings."""

@@ -569,3 +569,8 @@ def test_pseudo_tokens_and_lengths_can_be_given(model, processor):
     text = processor(text=["make it red"], compose=False)
     unit, raw = model.get_text_features(**text), model.get_text_features(**text, normalize=False)
     torch.testing.assert_close(torch.nn.functional.normalize(raw, dim=-1), unit)
+
+
+def test_an_encoder_alone_is_no_model(encoder_path):
+    with pytest.raises(ValueError, match=r"a HyCIR model's config, but found one of the type 'clip'.*from_encoder"):
+        HyCIRModel.from_pretrained(encoder_path)
