@@ -198,7 +198,7 @@ def _two_processes(rank, port, settings, path):
     batch = batch_of(trainer)
     batch.triplets.num_broken = rank + 1
     assert "num_broken" not in trainer.take_step(batch) and trainer.state.num_broken == 3
-    torch.distributed.destroy_process_group()
+    trainer.release()
 
 
 @pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"objective": "combiner"}])

@@ -6,6 +6,7 @@ their prompts and runs the frozen text encoder; the losses take negatives from e
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -142,6 +143,16 @@ class HybridTrainer:
                 self._save_trained(folder)
                 write_report(folder, self.arguments, self.state, self._settings())
         self.accelerator.wait_for_everyone()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of trackers and of the other processes; the model stays.
+
+        First of DDP's reducer: where it is what last holds a gloo process group, freeing it can wait for ever.
+        """
+        self.wrapped = self.trained
+        self.accelerator.free_memory()
+        gc.collect()  # the wrapper is in cycles, and free_memory collects before it lets go
         self.accelerator.end_training()
 
     def fit(self) -> None:
