@@ -1,6 +1,7 @@
 """The trainer: right, exact over processes and chunks, exactly resumable, and clear about what is wrong."""
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -198,7 +199,16 @@ def _two_processes(rank, port, settings, path):
     batch = batch_of(trainer)
     batch.triplets.num_broken = rank + 1
     assert "num_broken" not in trainer.take_step(batch) and trainer.state.num_broken == 3
+    end_training = trainer.accelerator.end_training
+    trainer.accelerator.end_training = lambda: (_check_no_wrapper_is_left(), end_training())
     trainer.release()
+    assert not torch.distributed.is_initialized()
+
+
+def _check_no_wrapper_is_left():
+    """A reducer that outlives its process group can wait for ever."""
+    kinds = (torch.nn.parallel.DistributedDataParallel, torch.distributed.Reducer)
+    assert not [one for one in gc.get_objects() if isinstance(one, kinds)] and torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"objective": "combiner"}])
