@@ -143,7 +143,7 @@ def _open_syncir(path: str, images: str | None, split: str | None) -> Triplets:
     name = split or next(iter(loaded))
     if name not in loaded:
         raise ValueError(f"Expected a split of {list(loaded)} in {path}, but found {name!r}. Choose one of them.")
-    reference_ids, target_ids, texts = _columns(loaded[name].with_format("arrow")[:], path)
+    reference_ids, target_ids, texts = _columns(loaded[name].with_format("arrow"), path)
     source = open_images(images) if images else _syncir_images(Path(path))
     return Triplets(reference_ids, target_ids, texts, source, path)
 
@@ -174,15 +174,15 @@ def _read_table(path: Path) -> pa.Table:
     return pa.json.read_json(path) if path.suffix == ".jsonl" else pq.read_table(path)
 
 
-def _columns(loaded: pa.Table, path: str) -> tuple[list[str], list[str], list[Any]]:
-    """Reference ids, target ids and texts."""
+def _columns(loaded: Any, path: str) -> tuple[list[str], list[str], list[Any]]:
+    """Reference ids, target ids and texts of an Arrow table, or of a data set in that format, without other columns."""
     missing = [column for column in SYNCIR_COLUMNS if column not in loaded.column_names]
     if missing:
         raise ValueError(
             f"The triplets data set must have the columns {list(SYNCIR_COLUMNS)}, but {missing} are missing in {path} "
             f"(found: {loaded.column_names}). Rename them with dataset.rename_column(...)."
         )
-    reference_ids, target_ids, texts = (loaded[column].to_pylist() for column in SYNCIR_COLUMNS)
+    reference_ids, target_ids, texts = (loaded[column][:].to_pylist() for column in SYNCIR_COLUMNS)
     return [*map(str, reference_ids)], [*map(str, target_ids)], texts
 
 
