@@ -19,7 +19,6 @@ from datasets import concatenate_datasets, load_dataset
 from safetensors.torch import load_file, save_file
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.data import Share
 from hycir_hf.evaluation import (
     MAPPER,
     TRAINING_FREE,
@@ -31,6 +30,7 @@ from hycir_hf.evaluation import (
 )
 from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 from hycir_hf.training.arguments import read_config
+from hycir_hf.training.data import Share
 from hycir_hf.training.streams import open_streams
 from hycir_hf.training.trainer import load_model
 

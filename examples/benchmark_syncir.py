@@ -88,7 +88,7 @@ def filter_captions(count: int) -> None:
 def call_endpoint(count: int, latency: float, concurrency: int) -> None:
     """Chat completions at a fixed latency; the server runs in a process of its own."""
     from hycir_hf.syncir import ChatGenerator, Failure
-    from hycir_hf.syncir.answers import AnswerStore, make_question
+    from hycir_hf.syncir.llm.answers import AnswerStore, make_question
 
     server = subprocess.Popen(
         [sys.executable, HERE.parent / "tests" / "fake_llm.py", "--latency", str(latency)],

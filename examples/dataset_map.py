@@ -12,7 +12,7 @@ import numpy as np
 from datasets import load_dataset
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.retrieval import ColumnEncoder
+from hycir_hf.integrations.columns import ColumnEncoder
 
 EMOJI = Path(__file__).parent / "emoji"
 

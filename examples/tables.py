@@ -23,7 +23,7 @@ from hycir_hf.evaluation import BENCHMARKS, MAPPER, Benchmark, EvaluationResults
 from hycir_hf.evaluation.report import render_table
 from hycir_hf.evaluation.results import AVERAGE
 from hycir_hf.evaluation.scoring import Interval
-from hycir_hf.search_page import PageTable
+from hycir_hf.reports.pages import PageTable
 
 ROOT = Path(__file__).parents[1]
 MAX_LISTED = 6  # pairs of settings that are named one by one

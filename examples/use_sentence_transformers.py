@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.util import semantic_search
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.sentence_transformer import as_sentence_transformer
+from hycir_hf.integrations.sentence_transformer import as_sentence_transformer
 
 EMOJI = Path(__file__).parent / "emoji"
 SAVED = "demo/sentence_transformer"

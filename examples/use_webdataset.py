@@ -14,7 +14,7 @@ from pathlib import Path
 from datasets import load_dataset
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.data import open_images
+from hycir_hf.images import open_images
 from hycir_hf.retrieval import index_images
 from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 

@@ -18,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import validate_repo_id
 
 from .hub_cleaning import TEXT_SUFFIXES, clean_texts
-from .model_card import ModelCardFacts, complete_card, read_card
 from .modeling_hycir import is_hub_id
+from .reports.cards import ModelCardFacts, complete_card, read_card
 
 UPLOADED_SUFFIXES = (
     *(".json", ".jsonl", ".safetensors", ".model", ".txt", ".md", ".py"),

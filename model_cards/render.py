@@ -10,7 +10,7 @@ wrote, without each query's values ("per_query").
 import json
 from pathlib import Path
 
-from hycir_hf.model_card import ModelCardFacts, read_results
+from hycir_hf.reports.cards import ModelCardFacts, read_results
 
 
 def render(path: Path) -> str:

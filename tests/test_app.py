@@ -28,7 +28,7 @@ from hycir_hf.app.page import _search_endpoint
 from hycir_hf.app.rendering import render_gallery, render_header, render_results
 from hycir_hf.app.session import MAX_HISTORY, PAGE_SIZE, Browsing, Session, go_back, pick, pick_id, search, upload
 from hycir_hf.app.session import search_again as again
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "emoji" / "hycir"

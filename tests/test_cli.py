@@ -13,8 +13,8 @@ from conftest import build_encoder, build_model, build_processor, random_picture
 from PIL import Image
 
 from hycir_hf import Gallery, HyCIRModel
-from hycir_hf.cli import build_parser, main
-from hycir_hf.search_page import PageQuery, PageResult, PageTable, render_search_page
+from hycir_hf.cli.main import build_parser, main
+from hycir_hf.reports.pages import PageQuery, PageResult, PageTable, render_search_page
 
 HEAVY = {"torch", "transformers", "datasets", "faiss", "numpy", "PIL"}
 

@@ -9,7 +9,7 @@ from datasets import Dataset, List, load_dataset
 from datasets import Image as ImageFeature
 
 from hycir_hf import Gallery
-from hycir_hf.retrieval import ColumnEncoder
+from hycir_hf.integrations.columns import ColumnEncoder
 
 PICTURES = [random_picture(seed) for seed in range(7)]
 TEXTS = ["make it night", "", "red", "a hat", "night", "more dog", "snow"]

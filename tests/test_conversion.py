@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
-from hycir_hf.conversion import convert_checkpoint, find_layout
+from hycir_hf.cli.main import main
+from hycir_hf.integrations.conversion import convert_checkpoint, find_layout
 
 WIDTH, JOINT, HEADS, PATCH, LENGTH, VOCAB = 128, 24, 2, 8, 77, 120  # OpenAI's CLIP has one head for each 64 dimensions
 PICTURE = random_picture(3)

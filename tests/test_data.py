@@ -16,9 +16,8 @@ from children import exit_status, start
 from conftest import build_model, build_processor, random_picture
 from datasets import Dataset, Image
 
-from hycir_hf.data import (
-    FeatureCache,
-    ImageStream,
+from hycir_hf.images import FeatureCache, ImageStream, build_feature_cache, feature_cache, open_images
+from hycir_hf.training.data import (
     RowOrder,
     Share,
     TrainingBatches,
@@ -26,9 +25,6 @@ from hycir_hf.data import (
     UnlabeledRows,
     UnlabeledStream,
     batches,
-    build_feature_cache,
-    feature_cache,
-    open_images,
     open_triplets,
     read_phrases,
     read_texts,

@@ -10,7 +10,7 @@ from test_cli import failing, read_page
 from test_evaluation_files import make_cirr, make_fashioniq
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.evaluation import (
     BENCHMARKS,
     BenchmarkPart,

@@ -12,10 +12,10 @@ from test_evaluation_files import make_cirr
 from test_syncir_local import TEMPLATE, build_language_model
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.evaluation import BenchmarkPart, combiner_method, encode_images, encode_texts, language_method
 from hycir_hf.evaluation.methods import CIREVL_PROMPT
-from hycir_hf.syncir import chat
+from hycir_hf.syncir.llm import chat
 from hycir_hf.syncir.models import load_captioner
 from hycir_hf.training import CombinerHead
 

@@ -12,7 +12,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.evaluation import BENCHMARKS, BenchmarkPart, PictureRegion, read_benchmark, read_rankings, score_part
 from hycir_hf.schemas import GALLERY, QUERY, check_columns
 

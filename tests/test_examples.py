@@ -13,9 +13,9 @@ from conftest import TOKEN
 from datasets import load_dataset
 
 from hycir_hf import Gallery, HyCIRModel
-from hycir_hf.data import open_images
 from hycir_hf.evaluation import EvaluationResults
-from hycir_hf.model_card import read_results
+from hycir_hf.images import open_images
+from hycir_hf.reports.cards import read_results
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -18,7 +18,7 @@ from fake_hub import TOKEN
 from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.hub import find_repo_type, push_folder
 from hycir_hf.hub_cleaning import clean_texts
 

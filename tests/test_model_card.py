@@ -11,9 +11,9 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from test_evaluation_files import make_cirr, make_fashioniq
 
 from hycir_hf import HyCIRModel
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.evaluation import EvaluationResults
-from hycir_hf.model_card import ModelCardFacts, add_results, is_hub_id, read_results
+from hycir_hf.reports.cards import ModelCardFacts, add_results, is_hub_id, read_results
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 RESULTS = {

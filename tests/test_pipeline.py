@@ -3,7 +3,7 @@ import torch
 from conftest import build_encoder, build_model, build_processor, random_picture
 from transformers import pipeline
 
-import hycir_hf.pipeline
+import hycir_hf.integrations.transformers_pipeline
 from hycir_hf import Gallery, HyCIRModel
 from hycir_hf.retrieval import search_composed
 
@@ -93,4 +93,7 @@ def test_wrong_use_is_named(folder, retrieve):
 
 
 def test_the_task_is_registered():
-    assert hycir_hf.pipeline.TASK in hycir_hf.pipeline.PIPELINE_REGISTRY.get_supported_tasks()
+    assert (
+        hycir_hf.integrations.transformers_pipeline.TASK
+        in hycir_hf.integrations.transformers_pipeline.PIPELINE_REGISTRY.get_supported_tasks()
+    )

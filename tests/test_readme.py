@@ -24,9 +24,9 @@ from test_syncir_pipeline import caption, embed_images, embed_sentences, small_b
 from test_syncir_pipeline import folder as syncir_pictures
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
-from hycir_hf.cli import main
+from hycir_hf.cli.main import main
 from hycir_hf.syncir import SynCirModels
-from hycir_hf.syncir import pipeline as syncir_pipeline
+from hycir_hf.syncir import run as syncir_pipeline
 from hycir_hf.training import CombinerHead
 
 __all__ = ["small_blocks", "syncir_pictures"]  # fixtures

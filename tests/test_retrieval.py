@@ -20,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hycir_hf import Gallery, RetrievalResults
+from hycir_hf.images import open_source
+from hycir_hf.retrieval import build as indexing
 from hycir_hf.retrieval import gallery as gallery_module
-from hycir_hf.retrieval import index_images, indexes, indexing, open_source
+from hycir_hf.retrieval import index_images, indexes
 from hycir_hf.retrieval.gallery import read_manifest
 
 KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import semantic_search
 
-from hycir_hf.sentence_transformer import as_sentence_transformer
+from hycir_hf.integrations.sentence_transformer import as_sentence_transformer
 
 PICTURES = [random_picture(seed) for seed in range(5)]
 QUERIES = [
@@ -58,7 +58,7 @@ def test_saved_and_loaded_in_its_format(tmp_path):
     encoder = as_sentence_transformer(model, processor)
     encoder.save_pretrained(str(tmp_path / "saved"))
     modules = json.loads((tmp_path / "saved" / "modules.json").read_text())
-    assert [module["type"] for module in modules] == ["hycir_hf.sentence_transformer.HyCIRModule"]
+    assert [module["type"] for module in modules] == ["hycir_hf.integrations.sentence_transformer.HyCIRModule"]
     loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu", trust_remote_code=True)
     np.testing.assert_allclose(loaded.encode(QUERIES), composed(model, processor), atol=1e-5)
     plain = HyCIRModel.from_pretrained(tmp_path / "saved").state_dict()

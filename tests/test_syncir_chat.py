@@ -7,9 +7,9 @@ import pytest
 from fake_llm import FAULTS, FakeLLM, answer_to
 
 from hycir_hf.syncir import Answer, AnswerStore, BatchGenerator, ChatGenerator, Failure
-from hycir_hf.syncir import chat as chat_module
-from hycir_hf.syncir.answers import make_question, unanswered
-from hycir_hf.syncir.chat import _answers_first, _retry_after
+from hycir_hf.syncir.llm import chat as chat_module
+from hycir_hf.syncir.llm.answers import make_question, unanswered
+from hycir_hf.syncir.llm.chat import _answers_first, _retry_after
 
 
 @pytest.fixture(autouse=True)

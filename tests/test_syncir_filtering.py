@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hycir_hf.syncir import filter_triplets, language_similarity
-from hycir_hf.syncir.filtering import EQUAL_CAPTIONS, split_triplets
+from hycir_hf.syncir.filter import EQUAL_CAPTIONS, split_triplets
 
 VECTORS = {
     "dog": [2.0, 0, 0],

@@ -4,8 +4,8 @@ from conftest import BOS, EOS, PAD, VOCAB_SIZE, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hycir_hf.syncir import FEW_SHOT_PROMPT, LocalGenerator
-from hycir_hf.syncir import local as local_module
-from hycir_hf.syncir.answers import make_question
+from hycir_hf.syncir.llm import local as local_module
+from hycir_hf.syncir.llm.answers import make_question
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' . ' }}{% endfor %}"
 WORDS = ("night", "day", "red", "blue", "hat", "dog", "cat", "snow")

@@ -18,8 +18,8 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from fake_llm import FakeLLM, answer_to
 from PIL import Image as PILImage
 
-from hycir_hf.cli import main
-from hycir_hf.retrieval import FolderSource
+from hycir_hf.cli.main import main
+from hycir_hf.images import FolderSource
 from hycir_hf.syncir import (
     Answer,
     ChatGenerator,
@@ -31,9 +31,9 @@ from hycir_hf.syncir import (
     build_triplets,
     refilter,
 )
-from hycir_hf.syncir import chat as chat_module
-from hycir_hf.syncir import pipeline as pipeline_module
+from hycir_hf.syncir import run as pipeline_module
 from hycir_hf.syncir import scoring as scoring_module
+from hycir_hf.syncir.llm import chat as chat_module
 
 COLOURS = ("red", "green", "blue", "grey", "dark", "light")
 NUM_IMAGES = 30

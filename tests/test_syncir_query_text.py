@@ -1,7 +1,7 @@
 import pytest
 
 from hycir_hf.syncir import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, parse_query_text
-from hycir_hf.syncir.query_text import MAX_WORDS
+from hycir_hf.syncir.query_texts import MAX_WORDS
 
 REFERENCE, TARGET = "a black dog on a beach", "a white dog in the snow"
 

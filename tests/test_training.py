@@ -23,11 +23,12 @@ from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.data import Share, TrainingBatches, build_feature_cache, open_images
-from hycir_hf.data.batches import CONCEPT
+from hycir_hf.images import build_feature_cache, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
 from hycir_hf.training.checkpoints import aside
+from hycir_hf.training.data import Share, TrainingBatches
+from hycir_hf.training.data.batches import CONCEPT
 from hycir_hf.training.prompts import PromptEncoder
 from hycir_hf.training.streams import open_streams
 from hycir_hf.training.trainer import load_model, schedule_factor

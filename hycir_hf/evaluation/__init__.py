@@ -14,7 +14,7 @@ command.py      what `hycir evaluate` does
 
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, SubmissionFile
 from .command import run_comparison, run_evaluation, run_scoring
-from .evaluating import Evaluation, PartRankings, evaluate_benchmark
+from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
     MAPPER,

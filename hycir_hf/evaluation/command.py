@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks import BenchmarkData
-from .evaluating import Evaluation, evaluate_benchmark
+from .evaluate import Evaluation, evaluate_benchmark
 from .methods import MAPPER, TRAINING_FREE, Method
 from .reading import read_benchmark
 from .report import difference_table, render_report, render_table, result_tables

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..processing_hycir import load_image
-from ..search_page import PageQuery, PageResult, PageTable, render_search_page
+from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page
 from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
-from .evaluating import Evaluation, PartRankings
+from .evaluate import Evaluation, PartRankings
 from .pictures import name_of, open_picture
 from .results import Difference, EvaluationResults
 from .scoring import groups_of

@@ -11,16 +11,16 @@ pipeline.py    all of it, resumable
 output.py      the data set's folder; report.py: its card and report page
 """
 
-from .answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
-from .chat import BatchGenerator, ChatGenerator
 from .checks import ComposedCheck, PictureCheck
 from .config import SynCirConfig
-from .filtering import FilterResult, filter_triplets, language_similarity
-from .local import LocalGenerator
-from .output import refilter
+from .dataset import refilter
+from .filter import FilterResult, filter_triplets, language_similarity
+from .llm.answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
+from .llm.chat import BatchGenerator, ChatGenerator
+from .llm.local import LocalGenerator
 from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
-from .pipeline import Estimate, SynCirModels, SynCirRun, build_triplets
-from .query_text import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
+from .query_texts import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
+from .run import Estimate, SynCirModels, SynCirRun, build_triplets
 
 __all__ = [
     "FEW_SHOT_PROMPT",

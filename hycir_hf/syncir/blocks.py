@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..retrieval import ImageSource
+from ..images import ImageSource
 
 _PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)  # says nothing of the file: stop, do not note it
 MAX_SIDE = 1024  # pixels; larger pictures are shrunk when read, since every model here takes fewer

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .filtering import THRESHOLD
-from .query_text import PROMPTS, Prompt
+from .filter import THRESHOLD
+from .query_texts import PROMPTS, Prompt
 
 APIS = ("chat", "batch", "local")
 

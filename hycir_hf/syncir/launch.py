@@ -4,7 +4,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from .pipeline import SynCirRun
+from .run import SynCirRun
 
 
 def default_device() -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..search_page import PageTable, picture_uri, render_page, render_table
-from .filtering import FilterResult
+from ..reports.pages import PageTable, picture_uri, render_page, render_table
+from .filter import FilterResult
 
 NO_ANSWER, NO_CAPTION, UNUSABLE = "no answer", "no caption", "unusable answer"
 _SHOWN = 20  # random triplets on the report, kept and dropped each

@@ -7,7 +7,7 @@ import numpy as np
 
 from .blocks import BlockStore, map_rows
 from .checks import Check
-from .filtering import EmbedSentences, cosine
+from .filter import EmbedSentences, cosine
 
 TEXTS = ("reference_caption", "query_text", "target_caption")
 _TEXT_BLOCK, _CHECK_BLOCK = 4096, 256  # rows

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.batches import CONCEPT, PHRASE, Batch, ImageBatch
-from ..data.texts import split_at_concept
 from ..losses import contrastive_loss, phrase_loss, projection_loss
+from .data.batches import CONCEPT, PHRASE, Batch, ImageBatch
+from .data.texts import split_at_concept
 from .prompts import plain_features
 
 

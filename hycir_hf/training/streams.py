@@ -5,22 +5,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..data import (
+from ..images import (
     FeatureCache,
     ImageStream,
-    Share,
-    TextRows,
-    TripletRows,
-    UnlabeledRows,
-    UnlabeledStream,
     build_feature_cache,
     check_pictures,
     open_images,
-    open_triplets,
     preprocessing_fingerprint,
-    read_texts,
 )
 from .arguments import HybridTrainingArguments
+from .data import Share, TextRows, TripletRows, UnlabeledRows, UnlabeledStream, open_triplets, read_texts
 
 logger = logging.getLogger(__name__)
 

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..data import Batch, Share, TrainingBatches, read_phrases
 from ..losses import backward_in_chunks
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from .arguments import NOT_IN_RESUME, HybridTrainingArguments
 from .checkpoints import CheckpointFolder, aside
 from .combiner import CombinerHead
+from .data import Batch, Share, TrainingBatches, read_phrases
 from .objectives import CombinerTerm, PhrasesTerm, ProjectionTerm, Task, Term, TripletTerm, ZeroShotTerm
 from .prompts import PromptEncoder
 from .report import TrainingState, read_result, save_model, write_report

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..images.sources import ImageSource
 from .gallery import Gallery, encode_images, prepare_image, sync
 from .indexes import check_kind
-from .sources import ImageSource
 
 logger = logging.getLogger(__name__)
 

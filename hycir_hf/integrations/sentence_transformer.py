@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .modeling_hycir import HyCIRModel, without_local_encoder
-from .processing_hycir import HyCIRProcessor
+from ..modeling_hycir import HyCIRModel, without_local_encoder
+from ..processing_hycir import HyCIRProcessor
 
 try:
     from sentence_transformers import SentenceTransformer
@@ -17,8 +17,8 @@ try:
     from sentence_transformers.base.modules import InputModule
 except ImportError as error:
     raise ImportError(
-        "hycir_hf.sentence_transformer needs sentence-transformers 6 or later, which cannot be imported. Install it "
-        "with pip install 'hycir_hf[sentence-transformers]'."
+        "hycir_hf.integrations.sentence_transformer needs sentence-transformers 6 or later, which cannot be imported. "
+        "Install it with pip install 'hycir_hf[sentence-transformers]'."
     ) from error
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")

@@ -26,8 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..processing_hycir import load_image
-from ..retrieval.sources import ImageSource
-from .images import ImageStream, loader_of, returning
+from .sources import ImageSource
+from .streams import ImageStream, loader_of, returning
 
 logger = logging.getLogger(__name__)
 

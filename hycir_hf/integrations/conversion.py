@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, BlipForImageTextRetrieval, CLIPModel
 
-from .modeling_hycir import HyCIRModel
-from .processing_hycir import HyCIRProcessor
+from ..modeling_hycir import HyCIRModel
+from ..processing_hycir import HyCIRProcessor
 
 LAYOUTS = ("pic2word", "phi", "blip")
 _PROMPT_OF_LAYOUT = {"phi": "a photo of {image} that {text}"}  # SEARLE's and LinCIR's wording

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from .. import __version__
 
 _SHOWN_NAMES = 5
 _KINDS = ("flat", "sq8", "hnsw", "ivf_flat", "ivf_pq")
@@ -108,7 +108,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_index(args: argparse.Namespace) -> None:
-    from .retrieval import index_images, open_source
+    from ..images import open_source
+    from ..retrieval import index_images
 
     source = open_source(args.images, args.split, args.image_column, args.id_column)
     model, processor = _load_model(args.model, args.device)
@@ -176,7 +177,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_search(args: argparse.Namespace) -> None:
-    from .retrieval import Gallery, read_references, search_composed
+    from ..retrieval import Gallery, read_references, search_composed
 
     gallery = Gallery.load(args.gallery)
     model_path = _model_of(gallery, args)
@@ -221,8 +222,8 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_app(args: argparse.Namespace) -> None:
-    from .app import build_app, launch_app, wait_for_interrupt
-    from .retrieval import Gallery
+    from ..app import build_app, launch_app, wait_for_interrupt
+    from ..retrieval import Gallery
 
     gallery = Gallery.load(args.gallery)
     page = build_app(*_load_model(_model_of(gallery, args), args.device), gallery, args.gallery)
@@ -252,7 +253,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 def _run_features(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from .data.features import encode_features
+    from ..images.features import encode_features
 
     logging.disable_progress_bar()
 
@@ -283,19 +284,19 @@ def _run_features(args: argparse.Namespace) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from .training.arguments import add_arguments
+    from ..training.arguments import add_arguments
 
     add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _run_train(args: argparse.Namespace) -> None:
-    from .training.arguments import arguments_from
+    from ..training.arguments import arguments_from
 
     arguments = arguments_from(args)  # all complaints before torch is loaded
     from transformers.utils import logging
 
-    from .training.trainer import HybridTrainer
+    from ..training.trainer import HybridTrainer
 
     logging.disable_progress_bar()
     state = HybridTrainer(arguments).train()
@@ -309,8 +310,8 @@ def _run_train(args: argparse.Namespace) -> None:
 
 
 def _write_page(args: argparse.Namespace, gallery: Any, references: Any, excluded: list[str], ranking: Any) -> None:
-    from .retrieval import open_gallery_pictures
-    from .search_page import PageQuery, PageResult, render_search_page
+    from ..reports.pages import PageQuery, PageResult, render_search_page
+    from ..retrieval import open_gallery_pictures
 
     pictures = open_gallery_pictures(gallery, args.gallery)
     results = []
@@ -361,9 +362,9 @@ def _run_syncir(args: argparse.Namespace) -> None:
     if args.images[0] == "refilter":
         _run_refilter(args)
         return
-    from .retrieval import open_source
-    from .syncir import SynCirConfig, SynCirRun
-    from .syncir.launch import default_device, run_launched
+    from ..images import open_source
+    from ..syncir import SynCirConfig, SynCirRun
+    from ..syncir.launch import default_device, run_launched
 
     if len(args.images) > 1 or args.output is None:
         raise UsageError("Expected one IMAGES and --output DIR, or `refilter DIR`.")
@@ -386,7 +387,7 @@ def _run_syncir(args: argparse.Namespace) -> None:
 
 
 def _run_refilter(args: argparse.Namespace) -> None:
-    from .syncir import refilter
+    from ..syncir import refilter
 
     if len(args.images) != 2 or (args.threshold is None and not args.set):
         raise UsageError("Expected `refilter DIR` and --threshold T.")
@@ -424,7 +425,7 @@ def _print_estimate(args: argparse.Namespace, estimate: Any) -> None:
 
 
 def _print_recipe(args: argparse.Namespace, output: str, recipe: dict[str, Any]) -> None:
-    from .syncir.report import count_rows, share_kept
+    from ..syncir.report import count_rows, share_kept
 
     if args.json:
         _print_json(
@@ -449,7 +450,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_convert(args: argparse.Namespace) -> None:
-    from .conversion import convert_checkpoint
+    from ..integrations.conversion import convert_checkpoint
 
     layout = convert_checkpoint(args.checkpoint, args.output, args.encoder, args.prompt)
     if args.json:
@@ -478,7 +479,7 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_push(args: argparse.Namespace) -> None:
-    from .hub import push_folder
+    from ..hub import push_folder
 
     if args.public and not args.yes and not _confirm(f"Let everybody read {args.repo_id}?"):
         raise ValueError("Expected a yes to publish, but there was none. Leave --public out, or give --yes.")
@@ -563,8 +564,8 @@ def _further_methods(args: argparse.Namespace) -> dict[str, Callable[[Any, Any, 
 
 
 def _load_combiner(path: str, model: Any, processor: Any) -> Any:
-    from .evaluation import combiner_method
-    from .training import CombinerHead
+    from ..evaluation import combiner_method
+    from ..training import CombinerHead
 
     head = CombinerHead.from_pretrained(path).eval().to(model.device)
     if head.feature_size != model.config.feature_size:
@@ -576,9 +577,9 @@ def _load_combiner(path: str, model: Any, processor: Any) -> Any:
 
 
 def _load_cirevl(args: argparse.Namespace, model: Any, processor: Any, data: Any) -> Any:
-    from .evaluation import CIREVL_PROMPT, language_method
-    from .syncir import ChatGenerator, LocalGenerator, answer_prompts
-    from .syncir.models import load_captioner
+    from ..evaluation import CIREVL_PROMPT, language_method
+    from ..syncir import ChatGenerator, LocalGenerator, answer_prompts
+    from ..syncir.models import load_captioner
 
     device = str(model.device)
     generator: Any
@@ -599,7 +600,7 @@ def _load_cirevl(args: argparse.Namespace, model: Any, processor: Any, data: Any
 
 
 def _run_evaluate(args: argparse.Namespace) -> None:
-    from .evaluation import run_comparison, run_evaluation, run_scoring
+    from ..evaluation import run_comparison, run_evaluation, run_scoring
 
     ways = [name for name in ("model", "predictions", "compare") if getattr(args, name)]
     if len(ways) != 1:
@@ -645,8 +646,8 @@ def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
     import torch
     from transformers.utils import logging
 
-    from .modeling_hycir import HyCIRModel
-    from .processing_hycir import HyCIRProcessor
+    from ..modeling_hycir import HyCIRModel
+    from ..processing_hycir import HyCIRProcessor
 
     logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -9,7 +9,7 @@ import torch
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from .feature_cache import FeatureCache, build_feature_cache
-from .images import ImageStream, open_images
+from .streams import ImageStream, open_images
 
 
 def encode_features(

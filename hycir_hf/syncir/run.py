@@ -21,15 +21,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..retrieval import FileSource, open_source
-from .answers import AnswerStore, Failure, Generator, Question, first_of_each, make_question, unanswered
+from ..images import FileSource, open_source
 from .blocks import BlockStore, map_images
 from .checks import Check
 from .config import SynCirConfig
-from .filtering import EQUAL_CAPTIONS, EmbedSentences, are_equal, split_triplets
-from .output import RECIPE, count_results, finish_move, read_recipe, write_dataset
+from .dataset import RECIPE, count_results, finish_move, read_recipe, write_dataset
+from .filter import EQUAL_CAPTIONS, EmbedSentences, are_equal, split_triplets
+from .llm.answers import AnswerStore, Failure, Generator, Question, first_of_each, make_question, unanswered
 from .pairs import find_image_groups, pairs_of_groups
-from .query_text import Messages, parse_query_text
+from .query_texts import Messages, parse_query_text
 from .report import NO_ANSWER, NO_CAPTION, UNUSABLE, draw_histogram
 from .scoring import TEXTS, Scoring
 
@@ -330,12 +330,12 @@ class SynCirRun:
             return self.models.generate
         config = self.config
         if config.api == "local":
-            from .local import LocalGenerator
+            from .llm.local import LocalGenerator
 
             return LocalGenerator.from_pretrained(
                 config.llm, self.device, batch_size=config.concurrency, max_new_tokens=config.max_tokens
             )
-        from .chat import BatchGenerator, ChatGenerator
+        from .llm.chat import BatchGenerator, ChatGenerator
 
         parameters = {"temperature": config.temperature, "max_tokens": config.max_tokens}
         if config.api == "batch":

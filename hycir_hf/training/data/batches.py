@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..processing_hycir import load_image
-from .feature_cache import FeatureCache
-from .images import ImageSource, ImageStream, loader_of, returning
+from ...images.feature_cache import FeatureCache
+from ...images.streams import ImageSource, ImageStream, loader_of, returning
+from ...processing_hycir import load_image
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)

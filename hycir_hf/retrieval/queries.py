@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..images.sources import GalleryPictures, source_from_record
 from .gallery import Gallery
 from .results import RetrievalResults
-from .sources import GalleryPictures, source_from_record
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..retrieval.sources import (
-    IMAGE_SUFFIXES,
-    DatasetSource,
-    FolderSource,
-    ImageSource,
-    open_source,
-    split_config,
-)
+from .sources import IMAGE_SUFFIXES, DatasetSource, FolderSource, ImageSource, open_source, split_config
 
 logger = logging.getLogger(__name__)
 

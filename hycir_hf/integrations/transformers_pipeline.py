@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .retrieval import Gallery
+from ..retrieval import Gallery
 
 TASK = "composed-image-retrieval"
 
@@ -19,7 +19,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
     """Rank a gallery's images for composed queries.
 
     ```python
-    import hycir_hf.pipeline
+    import hycir_hf.integrations.transformers_pipeline
     from transformers import pipeline
 
     retrieve = pipeline("composed-image-retrieval", model=folder, gallery=images, k=5)

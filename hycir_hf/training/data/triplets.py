@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from ..retrieval.sources import FolderSource, ImageSource, source_from_record
-from .images import open_images
+from ...images.sources import FolderSource, ImageSource, source_from_record
+from ...images.streams import open_images
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
-from ..retrieval import FileSource
-from ..retrieval.sources import source_from_record
+from ..images import FileSource
+from ..images.sources import source_from_record
 from ..schemas import TRIPLET, UNLABELED
-from .filtering import FilterResult, low_score_reason, split_triplets
+from .filter import FilterResult, low_score_reason, split_triplets
 from .report import draw_histogram, dropped_counts, render_card, render_report, sample_rows
 
 RECIPE, STAGING = "recipe.json", ".work/staging"

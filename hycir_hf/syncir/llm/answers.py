@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from .query_text import Messages
+from ..query_texts import Messages
 
 logger = logging.getLogger(__name__)
 

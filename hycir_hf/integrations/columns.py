@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .gallery import encode_images, prepare_image
+from ..retrieval.gallery import encode_images, prepare_image
 
 
 class ColumnEncoder:

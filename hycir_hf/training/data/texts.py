@@ -75,7 +75,7 @@ def _read_json(path: str) -> Any:
 
 
 def _read_column(path: str, column: str | None) -> list[str]:
-    from ..retrieval.sources import load_split, split_config
+    from ...images.sources import load_split, split_config
 
     dataset, _ = load_split(*split_config(path), None)
     names = [name for name in ((column,) if column else ("text", "caption", "query_text")) if name in dataset.features]

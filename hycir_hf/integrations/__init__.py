@@ -1,0 +1,1 @@
+"""HyCIR inside other libraries: a transformers pipeline, Sentence Transformers, `datasets` columns, converters."""

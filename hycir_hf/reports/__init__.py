@@ -1,0 +1,1 @@
+"""Every page and card that a person reads, made from templates."""
