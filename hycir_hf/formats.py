@@ -1,0 +1,60 @@
+"""The names and versions of our own file formats, and how such a file's header is written and checked."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .files import JsonType, read_record
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A JSON file of ours.
+
+    Args:
+        name (`str`): Stands in the file as "format".
+        version (`int`): Stands in the file as "format_version"; raised when older code could not read the file.
+        remedy (`str`): What to do where a file cannot be read.
+        keys (`Mapping[str, type]`): Further keys that must be there, with their types.
+    """
+
+    name: str
+    version: int
+    remedy: str
+    keys: Mapping[str, JsonType] = field(default_factory=dict)
+
+    def header(self) -> dict[str, Any]:
+        """The two keys that every such file begins with."""
+        return {"format": self.name, "format_version": self.version}
+
+    def read(self, path: str | os.PathLike) -> dict[str, Any]:
+        """Read and check a file of this format.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, of another format, or of a newer version.
+        """
+        record = read_record(path, {"format": str, "format_version": int}, remedy=self.remedy)
+        if record["format"] != self.name:
+            raise ValueError(f"Expected the format {self.name!r} in {path}, but found {record['format']!r}.")
+        if record["format_version"] > self.version:
+            raise ValueError(f"{path} was written by a newer hycir_hf. Update with `pip install -U hycir_hf`.")
+        return read_record(path, self.keys, remedy=self.remedy)
+
+
+GALLERY = FileFormat(
+    "hycir-gallery",
+    1,
+    "Index the images again.",
+    {"kind": str, "count": int, "dim": int, "index_file": str, "ids_file": str, "files": dict},
+)
+"""`manifest.json` of a gallery folder."""
+
+IMAGE_STORE = FileFormat(
+    "hycir-image-store",
+    1,
+    "Remove the folder and run the same command again.",
+    {"key": str, "settings": dict, "is_complete": bool},
+)
+"""`manifest.json` of a folder with features or captions of images."""
