@@ -15,8 +15,8 @@ from datasets import Dataset
 from PIL import Image
 from test_evaluation_files import make_cirr, make_fashioniq
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+PAPER = Path(__file__).parents[1] / "examples" / "paper"
+sys.path.insert(0, str(PAPER))
 
 from ablation_runs import Run, write_unfiltered  # noqa: E402
 from tables import ABLATIONS, Setting, compare_orders, difference_of, figure_of  # noqa: E402
@@ -59,9 +59,9 @@ def world(encoder_path, picture_folder, syncir, tmp_path_factory):
 
     def run(*arguments):
         shared = ["--config", "tiny.yaml", "--work", "work", "--output", "out", "--steps", "2"]
-        command = [sys.executable, str(EXAMPLES / "tables.py"), *arguments, *shared]
+        command = [sys.executable, str(PAPER / "tables.py"), *arguments, *shared]
         # The clone's own package, whichever is installed; one thread.
-        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(PAPER.parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
