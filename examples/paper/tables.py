@@ -7,9 +7,9 @@ r"""The paper's ablations: Table 3 (training data), 4 (number of pseudo tokens),
     python examples/paper/tables.py table6 --config examples/configs/clip_vit_l14_paper.yaml \
         --benchmark fashioniq --data DIR
 
-Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. Every model and every evaluation is kept in `--work`: if interrupted, run the
-same command again to resume. Tables share runs. A figure is the mean over the seeds; "seeds" is the lowest and the highest seed's
-figure, "queries" the 95% interval of the mean when queries are drawn anew (the seeds stay as they are).
+Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. Every model and every evaluation is kept in `--work`: if interrupted, run
+the same command again to resume. Tables share runs. A figure is the mean over the seeds; "seeds" is the lowest and the
+highest seed's figure, "queries" the 95% interval over resampled queries (the seeds are kept).
 """
 
 import argparse
@@ -114,7 +114,7 @@ def paired_difference(first: Figure, second: Figure) -> Interval:
 
 
 def difference_of(first: Figure, second: Figure) -> tuple[float, bool]:
-    """First minus second, and whether it is told apart from 0: by the interval over queries and by every seed."""
+    """First minus second, and whether that is clear: the interval excludes 0, and every seed has its sign."""
     interval = paired_difference(first, second)
     signs = np.sign(first.seeds - second.seeds)
     agree = bool(np.all(signs == np.sign(interval.mean)))
@@ -134,7 +134,7 @@ def parts_of(results: EvaluationResults) -> list[str]:
 def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], world: str) -> str:
     """Say in plain words where a part orders the settings as the paper does, and where not."""
     known = [one for one in settings if one.name in figures]
-    groups: dict[str, list[str]] = {"as the paper does": [], "the other way round": [], "not told apart": []}
+    groups: dict[str, list[str]] = {"as the paper does": [], "the other way round": [], "too close to call": []}
     for number, better in enumerate(known):
         for worse in known[number + 1 :]:
             if better.paper is None or worse.paper is None or better.paper == worse.paper:
@@ -142,7 +142,11 @@ def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], w
             first, second = (better, worse) if better.paper > worse.paper else (worse, better)
             difference, is_clear = difference_of(figures[first.name], figures[second.name])
             group = (
-                "not told apart" if not is_clear else "as the paper does" if difference > 0 else "the other way round"
+                "too close to call"
+                if not is_clear
+                else "as the paper does"
+                if difference > 0
+                else "the other way round"
             )
             groups[group].append(f"{first.name} over {second.name} ({100 * difference:+.2f})")
     total = sum(map(len, groups.values()))
@@ -219,7 +223,7 @@ def render_methods(
         difference, is_clear = difference_of(drawn[part]["hybrid"], drawn[part]["L_ZS"])
         lines += [
             f"Hybrid minus L_ZS, mean of {' and '.join(metrics)}: {100 * difference:+.2f}, "
-            f"{'told apart' if is_clear else 'not told apart'} by queries and seeds.",
+            f"{'a clear difference' if is_clear else 'too close to call'}.",
             "",
         ]
     if benchmark.averages_parts:
@@ -289,10 +293,10 @@ def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output
     lines = [
         f"# {ablation.title}",
         "",
-        f"`python examples/paper/tables.py {name}{options}`: {place.title}, seeds {' '.join(map(str, seeds))}. “Seeds” "
-        "is the lowest and the highest seed's figure, “queries” the 95% interval of the mean over queries drawn anew, the "
-        "seeds as they are. Two settings are told apart where that interval of their difference leaves out 0 and every "
-        "seed agrees.",
+        f"Command: `python examples/paper/tables.py {name}{options}`. Runs: {place.title}, seeds "
+        f"{' '.join(map(str, seeds))}. Each figure is the mean over the seeds. “Seeds” is the lowest and the highest "
+        "seed's figure. “Queries” is the 95% interval over resampled queries, with the seeds kept. A difference of "
+        "two settings is clear if its interval excludes 0 and every seed has its sign.",
         "",
         f"![{ablation.title}]({name}.png)",
         "",
