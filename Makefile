@@ -36,7 +36,7 @@ format: environment  ## format the code and fix what ruff can fix
 
 docs: environment  ## build the documentation into site/ (a broken link fails)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 measures: environment  ## print the package's measures: lines, function lengths, imports
 	$(BIN)/python examples/speed/measures.py

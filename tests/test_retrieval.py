@@ -442,6 +442,7 @@ def test_a_save_that_fails_at_any_step_leaves_the_old_or_the_new_gallery(after, 
     assert outcomes == sorted(outcomes) and set(outcomes) == {20, 30} and len(outcomes) >= 8
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_a_whole_gallery(tmp_path):
     """The real thing: SIGKILL while another process saves again and again."""
     Gallery.from_features(unit_features(2000), names(2000)).save(tmp_path)

@@ -75,6 +75,7 @@ def test_unfiltered_is_what_the_filter_dropped_and_not_what_had_no_text(syncir, 
     assert len(texts) == 22 and texts[20:] == ["fly", "swim"]
 
 
+@pytest.mark.slow
 def test_tables_share_runs_and_go_on(world):
     """Two tables at once; a lost evaluation is made again from its model, and nothing else is."""
     root, run = world
