@@ -20,6 +20,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _MARK.sub(lambda match: f"{match[0]}\n\n{_GENERATORS[match[1]](match[2])}", markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Take the backticks and stars out of types: the docstrings write them as transformers' do."""
+    return re.sub(r"\(<code>.*?</code>", lambda match: match[0].replace("`", "").replace("*", ""), html)
+
+
 def settings_table(path: str) -> str:
     """Write the fields of a dataclass as Markdown tables, one for each group."""
     module, _, name = path.rpartition(".")
@@ -45,7 +50,7 @@ def settings_table(path: str) -> str:
 def command_help(command: str) -> str:
     """Run a command's `--help`."""
     arguments = [] if command == "hycir" else command.split()
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = os.environ | {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     run = subprocess.run(
         [sys.executable, "-m", "hycir_hf.cli", *arguments, "--help"], capture_output=True, text=True, env=environment
     )
