@@ -16,6 +16,7 @@ _MODULE_OF_NAME = {
     "PseudoTokenMapper": "modeling_hycir",
     "HyCIRProcessor": "processing_hycir",
     "Gallery": "retrieval",
+    "ImageRetriever": "retriever",
     "RetrievalResults": "retrieval",
 }
 
