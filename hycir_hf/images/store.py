@@ -86,7 +86,7 @@ class ImageStore:
         path = store.directory / MANIFEST
         if not path.is_file():
             _check_free(store.directory)
-            write_json(path, {**IMAGE_STORE.header(), "settings": settings, "is_complete": False})
+            write_json(path, {**IMAGE_STORE.header(), "settings": store.settings, "is_complete": False})
         manifest = IMAGE_STORE.read(path)
         for name, wanted in settings.items():
             found = manifest["settings"].get(name)
