@@ -26,12 +26,10 @@ from hycir_hf import HyCIRModel, HyCIRProcessor
 from hycir_hf.images import build_feature_cache, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
-from hycir_hf.training.checkpoints import aside
 from hycir_hf.training.data import Share, TrainingBatches
 from hycir_hf.training.data.batches import CONCEPT
 from hycir_hf.training.prompts import PromptEncoder
-from hycir_hf.training.streams import open_streams
-from hycir_hf.training.trainer import load_model, schedule_factor
+from hycir_hf.training.setup import load_model, open_streams, schedule_factor
 
 HYBRID = {"unlabeled_batch_size": 8, "triplet_batch_size": 4, "learning_rate": 1e-3, "progress": False}
 
@@ -275,7 +273,7 @@ def test_the_same_command_again_does_nothing(settings, monkeypatch):
     first = build_trainer(settings, steps=2).train()
     monkeypatch.setattr(HybridTrainer, "setup", lambda self: pytest.fail("it trained again"))
     assert build_trainer(settings, steps=2).train() == first
-    with pytest.raises(ValueError, match=r"learning_rate 0.001, now 0.5.*another output_dir"):
+    with pytest.raises(ValueError, match=r"output.*learning_rate.*0\.001.*0\.5"):
         build_trainer(settings, steps=2, learning_rate=0.5).train()
 
 
@@ -329,18 +327,16 @@ def other_pictures(picture_folder, tmp_path):
     ("kind", "message"),
     [
         ("moved", None),
-        ("others", "is of another picture"),
-        ("renamed", "have no image 'x00.png'"),
-        ("fewer", "have the image '07.png' besides"),
+        ("others", r"\.png"),
+        ("renamed", r"x00\.png"),
+        ("fewer", r"07\.png"),
     ],
 )
 def test_a_cache_of_other_pictures_is_refused(settings, tmp_path, other_pictures, kind, message):
     settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features"), "encode_batch_size": 20}
     set_up(settings)
     settings["unlabeled"] = str(other_pictures(kind))
-    both = r"fingerprint \w+, but those in .*features were made from \w+"
-    expected = pytest.raises(ValueError, match=f"{both}: .*{message}")
-    with expected if message else contextlib.nullcontext():
+    with pytest.raises(ValueError, match=rf"/features .*{message}") if message else contextlib.nullcontext():
         set_up(settings)
 
 
@@ -349,7 +345,7 @@ def test_the_triplets_pictures_are_those_of_their_cache(settings, tmp_path, othe
     settings |= {"objective": "triplet", "triplet_features": str(tmp_path / "features")}
     build_trainer(settings, objective="zs", unlabeled_features=settings["triplet_features"]).setup()
     set_up(settings)
-    with pytest.raises(ValueError, match="is of another picture"):
+    with pytest.raises(ValueError, match=r"/features .*\.png"):
         set_up(settings, triplet_images=str(other_pictures("others")))
 
 
@@ -357,7 +353,7 @@ def test_a_cache_is_used_without_its_pictures(settings, tmp_path, caplog):
     settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features")}
     set_up(settings)
     set_up(settings, unlabeled="/nowhere")
-    assert "cannot be compared" in caplog.text
+    assert settings["unlabeled_features"] in caplog.text and "/nowhere" in caplog.text
 
 
 # Checkpoints and validation
@@ -410,7 +406,7 @@ def test_a_validation_by_name(settings):
     changes = {"validation": "conftest:count_parameters", "validation_options": {"factor": 2}, "steps": 1}
     state = build_trainer(settings, **changes).train()
     assert state.log[-1]["validation/parameters"] > 0
-    with pytest.raises(ValueError, match="MODULE:FUNCTION"):
+    with pytest.raises(ValueError, match="conftest:nothing"):
         build_trainer(settings, validation="conftest:nothing")
 
 
@@ -422,7 +418,7 @@ def test_a_metric_that_is_no_number_is_never_the_best(settings):
 
 
 def test_a_metric_without_validation_is_refused(settings):
-    with pytest.raises(ValueError, match=r"metric 'recall', but found none.*Set validation"):
+    with pytest.raises(ValueError, match=r"metric.*'recall'.*validation"):
         build_trainer(settings, metric="recall")
 
 
@@ -430,8 +426,8 @@ def test_a_metric_without_validation_is_refused(settings):
     ("missing", "changes", "message"),
     [
         ({"matplotlib"}, {}, r"matplotlib.*pip install hycir_hf\[train\]"),
-        ({"comet_ml"}, {"report_to": ["tensorboard", "comet_ml"]}, "tracker 'comet_ml'.*pip install comet_ml"),
-        ({"tensorboard", "tensorboardX"}, {"report_to": ["tensorboard"]}, "tracker 'tensorboard'"),
+        ({"comet_ml"}, {"report_to": ["tensorboard", "comet_ml"]}, "report_to.*pip install comet_ml"),
+        ({"tensorboard", "tensorboardX"}, {"report_to": ["tensorboard"]}, "report_to.*pip install tensorboard"),
         ({"tensorboard"}, {"report_to": ["tensorboard"]}, None),
     ],
 )
@@ -454,23 +450,25 @@ def test_nan_loss_stops_and_keeps_the_batch(settings, encoder_path, picture_fold
     stored = np.load(cache / "features.npy", mmap_mode="r+")
     stored[3] = np.nan
     stored.flush()
-    with pytest.raises(FloatingPointError, match="finite loss at step") as caught:
+    with pytest.raises(FloatingPointError, match=r"step \d+") as caught:
         build_trainer(settings, **changes).train()
-    place = str(caught.value).split("saved in ")[1].split(": look")[0]
+    (place,) = (tmp_path / "output").glob("*.pt")
+    assert str(place) in str(caught.value)
     batch = torch.load(place, weights_only=False)
     row = batch.unlabeled.images.ids.index("03.png")
     assert batch.unlabeled.images.features[row].isnan().all()
     assert not (tmp_path / "output" / "model").exists() and torch.isfinite(weights(trainer)).all()
 
 
-def test_a_nan_loss_on_a_full_disk_is_still_the_loss(settings, monkeypatch):
+def test_a_nan_loss_on_a_full_disk_is_still_the_loss(settings, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     trainer = set_up(settings)
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(FloatingPointError, match=r"found loss nan.*could not be saved.*No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FloatingPointError, match=r"loss nan.*No space left"):
         trainer._check_finite(batch_of(trainer), {"loss": float("nan")})
+    assert not [path for path in (tmp_path / "output").iterdir() if path.is_file()]
 
 
 def test_the_losses_are_reduced_over_processes_once_a_step(settings, monkeypatch):
@@ -487,27 +485,39 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(settings, monkeypatch, 
 
     with monkeypatch.context() as patched:
         patched.setattr(trainer_module, "save_model", full)
-        with pytest.raises(OSError, match=r"step-00000002.*No space left.*same command"):
+        with pytest.raises(OSError, match=r"No space left.*step-00000002.*same command"):
             build_trainer(settings, save_steps=2).train()
     folder = tmp_path / "output" / "checkpoints"
     assert list(folder.iterdir()) == []
     assert build_trainer(settings, save_steps=2).train().step == 7
 
 
-def test_only_errors_of_the_disk_are_a_lack_of_room(tmp_path):
-    for error in (KeyError("name"), RuntimeError("a bug")):
-        with pytest.raises(type(error), match=r"name|a bug"), aside(tmp_path / "model"):
-            raise error
-    for error in (SafetensorError("I/O error"), Exception("No space left on device (os error 28)")):
-        with pytest.raises(OSError, match="make room"), aside(tmp_path / "model"):
-            raise error
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KeyError("the error"), KeyError),
+        (RuntimeError("the error"), RuntimeError),
+        (SafetensorError("the error"), OSError),
+        (Exception("the error (os error 28)"), OSError),
+    ],
+)
+def test_only_errors_of_the_disk_are_a_failed_save(settings, monkeypatch, tmp_path, error, kind):
+    """safetensors raises its own kind on a full disk, and tokenizers a bare Exception."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(trainer_module, "save_model", fail)
+    with pytest.raises(kind, match="the error") as caught:
+        build_trainer(settings, save_steps=1).train()
+    assert ("step-00000001" in str(caught.value)) == (kind is OSError)
+    assert list((tmp_path / "output" / "checkpoints").iterdir()) == []
 
 
 def _train_on_a_small_disk(settings):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    with pytest.raises(OSError, match="Expected to save"):
+    with pytest.raises(OSError, match="step-00000002"):
         build_trainer(settings, save_steps=2).train()
 
 
@@ -520,13 +530,13 @@ def test_files_too_large_for_the_disk(settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"unlabeled_batch_size": 21}, "at least 21 unlabeled images.*found 20"),
-        ({"triplet_batch_size": 64}, "at least 64 triplets"),
-        ({"unlabeled": "/nowhere"}, "/nowhere"),
+        ({"unlabeled_batch_size": 21}, "21 unlabeled images.*20"),
+        ({"triplet_batch_size": 64}, "64 triplets"),
+        ({"unlabeled": "/nowhere"}, "unlabeled=/nowhere"),
         ({"triplets": "/nowhere"}, "/nowhere"),
-        ({"encoder": "/nowhere"}, "Expected a model in /nowhere"),
-        ({"output_dir": "/proc/nowhere"}, "output_dir that can be written"),
-        ({"unlabeled_features": "/nowhere/features", "unlabeled": None}, "hycir features"),
+        ({"encoder": "/nowhere"}, "/nowhere"),
+        ({"output_dir": "/proc/nowhere"}, "output_dir"),
+        ({"unlabeled_features": "/nowhere/features", "unlabeled": None}, "/nowhere/features"),
     ],
 )
 def test_what_does_not_fit_is_said_at_setup(settings, changes, message):
@@ -541,12 +551,12 @@ def test_a_cache_of_another_encoder_or_preprocessing_is_refused(settings, encode
     processor = HyCIRProcessor.from_encoder(encoder_path, 3)
     images = open_images(str(picture_folder))
     build_feature_cache(build_model("clip_legacy"), processor, images, tmp_path / "other", progress=False)
-    with pytest.raises(ValueError, match="by the encoder with fingerprint"):
+    with pytest.raises(ValueError, match="encoder.*/other"):
         build_trainer(settings, unlabeled_features=str(tmp_path / "other")).setup()
     larger = build_processor()
     larger.image_processor.do_center_crop = True
     build_feature_cache(model, larger, images, tmp_path / "larger", progress=False)
-    with pytest.raises(ValueError, match="by the preprocessing with fingerprint"):
+    with pytest.raises(ValueError, match="preprocessing"):
         build_trainer(settings, unlabeled_features=str(tmp_path / "larger")).setup()
 
 

@@ -1,10 +1,12 @@
-"""What training reads: triplets and texts, and global batches by seed and step, resumable exactly."""
+"""What training reads: triplets, texts, and the global batch of each step."""
 
 from .batches import (
     Batch,
     ImageBatch,
+    ImageFeatures,
     RowOrder,
     Share,
+    Stream,
     TextRows,
     TrainingBatches,
     TripletRows,
@@ -17,8 +19,10 @@ from .triplets import Triplets, open_triplets
 __all__ = [
     "Batch",
     "ImageBatch",
+    "ImageFeatures",
     "RowOrder",
     "Share",
+    "Stream",
     "TextRows",
     "TrainingBatches",
     "TripletRows",
