@@ -551,7 +551,7 @@ def test_a_cache_of_another_encoder_or_preprocessing_is_refused(settings, encode
     processor = HyCIRProcessor.from_encoder(encoder_path, 3)
     images = open_images(str(picture_folder))
     build_feature_cache(build_model("clip_legacy"), processor, images, tmp_path / "other", progress=False)
-    with pytest.raises(ValueError, match="encoder.*/other"):
+    with pytest.raises(ValueError, match=r"encoder.*/other"):
         build_trainer(settings, unlabeled_features=str(tmp_path / "other")).setup()
     larger = build_processor()
     larger.image_processor.do_center_crop = True
