@@ -51,10 +51,13 @@ GALLERY = FileFormat(
 )
 """`manifest.json` of a gallery folder."""
 
+GALLERY_IDS: Mapping[str, JsonType] = {"ids": list, "keys": (list, type(None))}
+"""Keys of the file that holds a gallery's ids."""
+
 IMAGE_STORE = FileFormat(
     "hycir-image-store",
     1,
     "Remove the folder and run the same command again.",
-    {"key": str, "settings": dict, "is_complete": bool},
+    {"settings": dict, "is_complete": bool},
 )
 """`manifest.json` of a folder with features or captions of images."""

@@ -1,19 +1,34 @@
-"""The one way from images to features: sources, the encoding loop, and the store of what was encoded."""
+"""The one way from images to features.
 
-from .feature_cache import FeatureCache, build_feature_cache, check_pictures, preprocessing_fingerprint
-from .sources import DatasetSource, FileSource, FolderSource, ImageSource, open_source
+sources.py   images with an id and a stamp each: a folder, a dataset, a list
+streams.py   tar shards, TSV files, and datasets that are read in order
+encoding.py  the loop: decode in parallel, skip what is broken, resume, share the work
+store.py     features or captions on disk, in blocks that are whole or absent
+features.py  a HyCIR model's features, and how training and galleries read them
+"""
+
+from .encoding import EncodingReport, ImageEncoder, encode_images, encode_list
+from .features import FeatureEncoder, FeatureStore, build_features, check_images
+from .sources import DatasetSource, FileSource, FolderSource, ImageSource, ListSource, open_source
+from .store import ImageStore
 from .streams import ImageStream, open_images
 
 __all__ = [
     "DatasetSource",
-    "FeatureCache",
+    "EncodingReport",
+    "FeatureEncoder",
+    "FeatureStore",
     "FileSource",
     "FolderSource",
+    "ImageEncoder",
     "ImageSource",
+    "ImageStore",
     "ImageStream",
-    "build_feature_cache",
-    "check_pictures",
+    "ListSource",
+    "build_features",
+    "check_images",
+    "encode_images",
+    "encode_list",
     "open_images",
     "open_source",
-    "preprocessing_fingerprint",
 ]

@@ -1,11 +1,18 @@
-"""Where a gallery's images lie: a folder of pictures, or a `datasets` path with an image column."""
+"""Where images lie: a folder, a `datasets` path with an image column, or a list in memory."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+import datasets
+
+from ..files import passing_error
+from ..names import is_hub_id
+from ..processing_hycir import load_image
+from .store import content_stamp
 
 IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -14,29 +21,29 @@ IMAGE_SUFFIXES = (
 
 
 class ImageSource(Protocol):
-    """Images with an id and a stamp each; the stamp changes when the picture may have changed."""
+    """Images with an id and a stamp each; the stamp changes when the image may have changed."""
 
     ids: list[str]
 
     def stamp(self, row: int) -> str:
-        """What a stored feature of this image must have been made from."""
+        """Identify the content of an image, so that stored values of an earlier content are not used."""
 
     def load(self, row: int) -> Any:
-        """The picture, PIL in RGB; ValueError naming it if it is broken."""
+        """Load an image, PIL in RGB; ValueError naming it if it is broken."""
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """A JSON record from which `source_from_record` opens the source again."""
+        """Describe the source as JSON, so that `source_from_record` can open it again."""
 
 
 class FileSource(ImageSource, Protocol):
-    """A source whose pictures are whole files, so that they can be copied as they are."""
+    """A source whose images are whole files, so that they can be copied as they are."""
 
     def read_bytes(self, row: int) -> bytes:
-        """The picture's file as it is."""
+        """Read the image's file as it is."""
 
 
 class FolderSource:
-    """All pictures under a folder, hidden files and folders left out; ids are relative POSIX paths, sorted.
+    """All images under a folder, without hidden files and folders; ids are relative POSIX paths, sorted.
 
     Args:
         root (`str` or `Path`): The folder.
@@ -50,30 +57,23 @@ class FolderSource:
         self.ids = sorted(path.relative_to(self.root).as_posix() for path in _image_files(self.root))
         if not self.ids:
             raise ValueError(
-                f"Expected pictures under {self.root}, but found no file with an image suffix such as .jpg or .png. "
-                "Give another folder, or a data set's path."
+                f"No file under {self.root} has an image suffix such as .jpg. Give another folder, or a dataset."
             )
 
     def stamp(self, row: int) -> str:
-        """Size and time of change of the file."""
-        try:
-            status = (self.root / self.ids[row]).stat()
-        except OSError:
-            return "unreadable"
-        return f"{status.st_size}-{status.st_mtime_ns}"
+        """Size and modification time of the file."""
+        return file_stamp(self.root / self.ids[row])
 
     def load(self, row: int) -> Any:
-        """The picture, PIL in RGB; ValueError or OSError naming the file if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
-
+        """Load an image, PIL in RGB; ValueError or OSError naming the file if it is broken."""
         return load_image(self.root / self.ids[row])
 
     def read_bytes(self, row: int) -> bytes:
-        """The file as it is."""
+        """Read the image's file as it is."""
         return (self.root / self.ids[row]).read_bytes()
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """The folder's place, absolute and relative to the gallery."""
+        """The folder's path, absolute and relative to the gallery."""
         return {"type": "folder", **_locations(self.root, gallery_directory)}
 
 
@@ -93,26 +93,26 @@ class DatasetSource:
     def __init__(
         self, path: str, split: str | None = None, image_column: str | None = None, id_column: str | None = None
     ) -> None:
-        from datasets import Image
-
         self.path, self.config = split_config(path)
         dataset, self.split = load_split(self.path, self.config, split)
         self.image_column = _find_image_column(dataset, image_column)
         self.id_column = _find_id_column(dataset, id_column)
         self.ids = _dataset_ids(dataset, self.id_column)
         self._columns = dataset
-        self._dataset = dataset.select_columns([self.image_column]).cast_column(self.image_column, Image(decode=False))
-        self._fingerprint = dataset._fingerprint
+        self._dataset = dataset.select_columns([self.image_column]).cast_column(
+            self.image_column, datasets.Image(decode=False)
+        )
 
     def stamp(self, row: int) -> str:
-        """The data set's fingerprint and the row."""
-        return f"{self._fingerprint}-{row}"
+        """Checksum of the image's bytes; size and modification time where it is a file of its own."""
+        entry = self._entry(row)
+        if entry is None:
+            return "none"
+        return file_stamp(Path(entry["path"])) if entry["bytes"] is None else content_stamp(entry["bytes"])
 
     def load(self, row: int) -> Any:
-        """The picture, PIL in RGB; ValueError naming data set, row and id if it is broken."""
-        from ..processing_hycir import load_image
-
-        entry = self._dataset[row][self.image_column]
+        """Load an image, PIL in RGB; ValueError naming dataset, row and id if it is broken."""
+        entry = self._entry(row)
         try:
             if entry is None:
                 raise ValueError("the row holds no image")
@@ -121,17 +121,18 @@ class DatasetSource:
             raise ValueError(f"{self.path} row {row} (id {self.ids[row]!r}): {error}") from error
 
     def read_bytes(self, row: int) -> bytes:
-        """The picture's file as it is."""
-        entry = self._dataset[row][self.image_column]
+        """Read the image's file as it is."""
+        entry = self._entry(row) or {"bytes": b""}
         return entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
 
+    def _entry(self, row: int) -> dict[str, Any] | None:
+        """The undecoded image of a row."""
+        return self._dataset[row][self.image_column]
+
     def column(self, name: str) -> list[Any]:
-        """Another column's values, row by row; ValueError if there is none of that name."""
+        """Read another column, row by row; ValueError if there is none of that name."""
         if name not in self._columns.features:
-            raise ValueError(
-                f"Expected the column {name!r} in {self.path}, but it has {list(self._columns.features)}. Name one of "
-                "those."
-            )
+            raise ValueError(f"{self.path} has no column {name!r}. Its columns are {list(self._columns.features)}.")
         return self._columns.with_format(None)[name][:]
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
@@ -148,8 +149,39 @@ class DatasetSource:
         }
 
 
-class GalleryPictures:
-    """The pictures of a gallery by id, read from where its source record says they lie.
+class ListSource:
+    """Images given one by one: in memory, as bytes, as paths, or as objects with a `load()` method.
+
+    Args:
+        images (`Sequence`): N images, as `load_image` takes them, or with a `load()` method that gives such.
+        ids (`Sequence[str]` of length N): Their ids.
+    """
+
+    def __init__(self, images: Sequence[Any], ids: Sequence[str]) -> None:
+        self.images, self.ids = images, list(ids)
+
+    def stamp(self, row: int) -> str:
+        """Size and modification time of a file, a checksum of bytes, or what an object shows of itself."""
+        image = self.images[row]
+        content = image.get("bytes") if isinstance(image, dict) else image
+        if isinstance(content, bytes):
+            return content_stamp(content)
+        path = getattr(image, "path", image)
+        named = "" if path is image else f" {image!r}"
+        return file_stamp(Path(path)) + named if isinstance(path, str | Path) else "in memory"
+
+    def load(self, row: int) -> Any:
+        """Load an image, PIL in RGB; ValueError or OSError naming it if it is broken."""
+        image = self.images[row]
+        return load_image(image.load() if hasattr(image, "box") else image)
+
+    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
+        """That the images were a list."""
+        return {"type": "list"}
+
+
+class GalleryImages:
+    """The images of a gallery by id, read from where its source record says they lie.
 
     Args:
         source (`ImageSource`): The opened source.
@@ -162,49 +194,61 @@ class GalleryPictures:
     def _rows(self) -> dict[str, int]:
         return {id_: row for row, id_ in enumerate(self.source.ids)}
 
-    def load(self, id_: str) -> Any:
-        """The picture of a gallery id; ValueError if it is gone or broken."""
-        if id_ not in self._rows:
-            raise ValueError(f"Expected the picture {id_!r} in its source, but it is gone. Index the gallery again.")
-        return self.source.load(self._rows[id_])
+    def load(self, image_id: str) -> Any:
+        """Load the image of a gallery id; ValueError if it is gone or broken."""
+        if image_id not in self._rows:
+            raise ValueError(f"The image {image_id!r} is no longer there. Index the images again.")
+        return self.source.load(self._rows[image_id])
+
+
+def file_stamp(path: Path) -> str:
+    """Size and modification time of a file; "unreadable" where it cannot be looked at.
+
+    Raises:
+        OSError: If the storage fails for a moment.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        if passing_error(error) is not None:
+            raise
+        return "unreadable"
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def open_source(
     path: str, split: str | None = None, image_column: str | None = None, id_column: str | None = None
 ) -> FolderSource | DatasetSource:
-    """Open IMAGES: a folder of pictures, or PATH[:CONFIG] that `datasets` can load.
+    """Open a folder of images, or PATH[:CONFIG] that `datasets` can load.
 
     Raises:
-        ValueError: If there is nothing there, or an option for data sets is given with a folder of pictures.
+        ValueError: If there is nothing there, or an option for datasets is given with a folder of images.
     """
     folder = Path(path)
     if folder.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f"Expected a folder of pictures, but {path} is one picture. Give the folder that holds it.")
+        raise ValueError(f"{path} is one image. Give the folder that holds it.")
     if not folder.is_dir() or _is_dataset(folder):
         return DatasetSource(path, split, image_column, id_column)
-    given = {"--split": split, "--image-column": image_column, "--id-column": id_column}
+    given = {"split": split, "image_column": image_column, "id_column": id_column}
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
-        raise ValueError(
-            f"Expected a data set for {', '.join(wrong)}, but {path} is a folder of pictures. Leave it out."
-        )
+        raise ValueError(f"{path} is a folder of images, which has no {', '.join(wrong)}. Leave that out.")
     return FolderSource(folder)
 
 
 def source_from_record(record: dict[str, Any], gallery_directory: Path) -> FolderSource | DatasetSource:
-    """Open the source that a gallery's manifest names; a gallery moved together with its pictures finds them.
+    """Open the source that a gallery's manifest names; a gallery moved together with its images finds them.
 
     Raises:
-        ValueError: If the pictures are no longer there.
+        ValueError: If the images are no longer there.
     """
+    if record.get("type") not in ("folder", "dataset"):
+        raise ValueError(f"The images came from a {record.get('type')}, and cannot be opened again by id.")
     path = record["path"]
     if "relative" in record and not Path(path).exists():
         path = os.path.normpath(gallery_directory / record["relative"])
         if not Path(path).exists():
-            raise ValueError(
-                f"Expected the pictures in {record['path']}, but found nothing there. Put them back, or name "
-                "where they lie now."
-            )
+            raise ValueError(f"The images are no longer in {record['path']}. Put them back, or index them again.")
     if record["type"] == "folder":
         return FolderSource(path)
     named = f"{path}:{record['config']}" if record["config"] else path
@@ -212,7 +256,7 @@ def source_from_record(record: dict[str, Any], gallery_directory: Path) -> Folde
 
 
 def split_config(path: str) -> tuple[str, str | None]:
-    """PATH[:CONFIG] into its two parts; a path that exists as it stands has no config."""
+    """Split PATH[:CONFIG] into its two parts; a path that exists as it stands has no config."""
     head, colon, tail = path.rpartition(":")
     if not colon or Path(path).exists() or not head or os.sep in tail:
         return path, None
@@ -253,11 +297,9 @@ def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, s
     Raises:
         ValueError: If there is nothing there, or the split is missing or must be chosen.
     """
-    import datasets
-
     place = Path(path)
-    if not place.exists() and (place.is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise ValueError(f"Expected a folder or a data set at {path}, but found nothing there. Check the path.")
+    if not place.exists() and "/" in path and not is_hub_id(path):
+        raise ValueError(f"There is no folder and no dataset at {path}. Check the path.")
     try:
         if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(path)
@@ -267,34 +309,32 @@ def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, s
             loaded = datasets.load_dataset(path, config)
     except Exception as error:
         raise ValueError(
-            f"Expected a folder of pictures or a data set at {path!r} (config {config!r}), but loading it failed: "
-            f"{error}. Check the path, or name one of its configs as PATH:CONFIG."
+            f"{path!r} (config {config!r}) cannot be loaded as a folder of images or a dataset: {error}. Check the "
+            "path, or name one of its configs as PATH:CONFIG."
         ) from error
     if not isinstance(loaded, dict):
         return loaded, split
     names = list(loaded)
     if split is None and len(names) > 1:
-        raise ValueError(f"Expected --split for {path}, since it has the splits {names}. Choose one of them.")
+        raise ValueError(f"{path} has the splits {names}. Choose one of them as split.")
     chosen = names[0] if split is None else split
     if chosen not in loaded:
-        raise ValueError(f"Expected a split of {names} in {path}, but found {chosen!r}. Choose one of them.")
+        raise ValueError(f"{path} has no split {chosen!r}. Its splits are {names}.")
     return loaded[chosen], chosen
 
 
 def _find_image_column(dataset: Any, image_column: str | None) -> str:
-    from datasets import Image
-
-    columns = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if image_column is not None and image_column in columns:
         return image_column
     if image_column is None and "image" in columns:
         return "image"
     if image_column is None and len(columns) == 1:
         return columns[0]
-    wanted = "one column of type Image" if image_column is None else f"the image column {image_column!r}"
+    wanted = "has no single column of type Image" if image_column is None else f"has no image column {image_column!r}"
     raise ValueError(
-        f"Expected {wanted}, but the data set's image columns are {columns} of {list(dataset.features)}. Name one with "
-        "--image-column."
+        f"The dataset {wanted}: its image columns are {columns}, all its columns {list(dataset.features)}. Name one as "
+        "image_column."
     )
 
 
@@ -303,8 +343,7 @@ def _find_id_column(dataset: Any, id_column: str | None) -> str | None:
         return "image_id" if "image_id" in dataset.features else None
     if id_column not in dataset.features:
         raise ValueError(
-            f"Expected the id column {id_column!r}, but the data set has {list(dataset.features)}. Name one "
-            "of those with --id-column."
+            f"The dataset has no id column {id_column!r}. Name one of {list(dataset.features)} as id_column."
         )
     return id_column
 
@@ -315,11 +354,11 @@ def _dataset_ids(dataset: Any, id_column: str | None) -> list[str]:
     first_row: dict[str, int] = {}
     for row, value in enumerate(dataset.with_format(None)[id_column]):
         if value is None:
-            raise ValueError(f"Expected an id in column {id_column!r}, but row {row} holds none. Fill it in.")
+            raise ValueError(f"Row {row} of the dataset holds no id in the column {id_column!r}. Fill it in.")
         if str(value) in first_row:
             raise ValueError(
-                f"Expected each id of column {id_column!r} once, but {str(value)!r} stands in rows "
-                f"{first_row[str(value)]} and {row}. Use another --id-column."
+                f"The id {str(value)!r} stands in rows {first_row[str(value)]} and {row} of the column {id_column!r}. "
+                "Name another as id_column."
             )
         first_row[str(value)] = row
     return list(first_row)

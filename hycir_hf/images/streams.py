@@ -1,7 +1,7 @@
 """Unlabeled images: a folder, a `datasets` path (streamed too), WebDataset tar shards, or CC3M's TSV beside a folder.
 
 All but streams give access by row, so that the order of training is a function of seed and step alone. Tar shards are
-indexed once by their headers, without reading the pictures.
+indexed once by their headers, without reading the images.
 """
 
 import glob
@@ -9,17 +9,17 @@ import logging
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
-from .sources import IMAGE_SUFFIXES, DatasetSource, FolderSource, ImageSource, open_source, split_config
+from ..processing_hycir import load_image
+from .sources import IMAGE_SUFFIXES, FolderSource, ImageSource, file_stamp, open_source, split_config
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["DatasetSource", "FolderSource", "ImageSource", "ImageStream", "TarSource", "TsvSource", "open_images"]
 
 
 class TarSource:
@@ -31,11 +31,11 @@ class TarSource:
     Attributes:
         ids (`list[str]`): The samples' keys; where two shards use the same key, SHARD/KEY, with as much of the shard's
             path as tells the shards apart.
-        skipped (`list[tuple[str, str]]`): Key and reason of each sample without a picture, and of each shard that ends
+        skipped (`list[tuple[str, str]]`): Key and reason of each sample without an image, and of each shard that ends
             too early.
 
     Raises:
-        ValueError: If no shard holds a picture.
+        ValueError: If no shard holds an image.
     """
 
     def __init__(self, paths: list[str]) -> None:
@@ -49,8 +49,8 @@ class TarSource:
                 places.append((shard, offset, size))
         if not keys:
             raise ValueError(
-                f"Expected pictures in the tar shards {self.paths[:3]}, but found none ({len(self.skipped)} samples "
-                "without one). Give shards whose samples have a .jpg, .png or .webp file."
+                f"The tar shards {self.paths[:3]} hold no image ({len(self.skipped)} samples without one). Give shards "
+                "whose samples have a .jpg, .png or .webp file."
             )
         self._places = np.array(places, dtype=np.int64)  # (N, 3): shard, offset, size
         counts, names = Counter(keys), _shard_names(self.paths)
@@ -59,14 +59,12 @@ class TarSource:
             logger.warning("Skipped %d samples of %d shards; first: %s", len(self.skipped), len(paths), self.skipped[0])
 
     def stamp(self, row: int) -> str:
-        """Shard, place and size of the picture."""
+        """Shard, byte offset and size of the image."""
         shard, offset, size = self._places[row]
         return f"{Path(self.paths[shard]).name}-{offset}-{size}"
 
     def load(self, row: int) -> Any:
-        """The picture, PIL in RGB; ValueError naming shard and sample if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
-
+        """Load an image, PIL in RGB; ValueError naming shard and sample if it is broken."""
         shard, offset, size = self._places[row]
         try:
             with Path(self.paths[shard]).open("rb") as file:
@@ -81,7 +79,7 @@ class TarSource:
         return {"type": "tar", "shards": shards}
 
     def _read_headers(self, shard: int) -> Iterator[tuple[str, int, int]]:
-        """Each sample's key and its picture's place; what has none is put down in `skipped`."""
+        """Give each sample's key, and its image's byte offset and size; samples without one are added to `skipped`."""
         seen: set[str] = set()
         found: set[str] = set()
         try:
@@ -92,15 +90,15 @@ class TarSource:
                     if not member.isfile() or not key:
                         continue
                     seen.add(key)
-                    is_picture = suffix in IMAGE_SUFFIXES and member.size and key not in found
-                    if is_picture and member.offset_data + member.size <= end:
+                    is_image_file = suffix in IMAGE_SUFFIXES and member.size and key not in found
+                    if is_image_file and member.offset_data + member.size <= end:
                         found.add(key)
                         yield key, member.offset_data, member.size
                 _check_end(tar)
         except (tarfile.TarError, OSError) as error:
             self.skipped.append((self.paths[shard], f"the shard cannot be read to its end: {error}"))
         missing = sorted(seen - found)
-        self.skipped.extend((key, f"no picture in {Path(self.paths[shard]).name}") for key in missing)
+        self.skipped.extend((key, f"no image in {Path(self.paths[shard]).name}") for key in missing)
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -114,7 +112,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
     found = tar.fileobj.read(2 * tarfile.BLOCKSIZE)
     if len(found) < tarfile.BLOCKSIZE or any(found):
         what = "a damaged header" if found else "the file's end"
-        raise tarfile.ReadError(f"{what} at byte {tar.offset}, where the archive should go on")
+        raise tarfile.ReadError(f"{what} at byte {tar.offset}, where the archive should continue")
 
 
 def _shard_names(paths: list[str]) -> list[str]:
@@ -127,18 +125,18 @@ def _shard_names(paths: list[str]) -> list[str]:
 
 
 class TsvSource:
-    """CC3M's TSV beside a folder of its downloaded pictures.
+    """CC3M's TSV beside a folder of its downloaded images.
 
     Two forms are read: with a header that has a column `filepath` (relative to the folder or absolute), as Pic2Word and
-    open_clip use it; and Google's own, without header (caption, URL), whose pictures are named by their row's number
-    ("000010023.jpg" is row 10023), anywhere in the folder. Rows without a picture are left out and counted.
+    open_clip use it; and Google's own, without header (caption, URL), whose images are named by their row's number
+    ("000010023.jpg" is row 10023), anywhere in the folder. Rows without an image are left out and counted.
 
     Args:
         path (`str`): The TSV.
-        folder (`str`, *optional*): The pictures' folder; by default the TSV's own.
+        folder (`str`, *optional*): Folder of the images; by default the TSV's own.
 
     Raises:
-        ValueError: If no row has its picture, or a row is not UTF-8.
+        ValueError: If no row has its image, or a row is not UTF-8.
     """
 
     def __init__(self, path: str, folder: str | None = None) -> None:
@@ -149,28 +147,25 @@ class TsvSource:
         present = [name for name in names if name is not None]
         if not present:
             raise ValueError(
-                f"Expected pictures of {path} in {self.folder}, but found none of its {len(rows)} rows there. Give the "
-                "folder of the pictures; a headerless TSV's are named by row number, another needs a column "
-                f"'filepath' (found: {header[:5]})."
+                f"None of the {len(rows)} rows of {path} has its image in {self.folder}. Give the folder of the "
+                "images. Those of a TSV without header are named by row number; another needs a column 'filepath' "
+                f"(found: {header[:5]})."
             )
-        self.skipped = [(f"row {row}", "no such picture") for row, name in enumerate(names) if name is None]
+        self.skipped = [(f"row {row}", "no such image") for row, name in enumerate(names) if name is None]
         self.ids = present
         if self.skipped:
-            logger.warning("%d of the %d rows of %s have no picture.", len(self.skipped), len(names), path)
+            logger.warning("%d of the %d rows of %s have no image.", len(self.skipped), len(names), path)
 
     def stamp(self, row: int) -> str:
-        """Size and time of change of the file."""
-        status = (self.folder / self.ids[row]).stat()
-        return f"{status.st_size}-{status.st_mtime_ns}"
+        """Size and modification time of the file."""
+        return file_stamp(self.folder / self.ids[row])
 
     def load(self, row: int) -> Any:
-        """The picture, PIL in RGB; ValueError or OSError naming the file if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
-
+        """Load an image, PIL in RGB; ValueError or OSError naming the file if it is broken."""
         return load_image(self.folder / self.ids[row])
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """The TSV's name, and how many pictures."""
+        """The TSV's name and the number of images."""
         return {"type": "tsv", "path": self.path.name, "num_images": len(self.ids)}
 
     def _named_files(self, rows: list[list[str]]) -> list[str | None]:
@@ -195,8 +190,7 @@ def _read_rows(path: Path) -> Iterator[list[str]]:
                 yield line.decode("utf-8-sig" if number == 0 else "utf-8").rstrip("\r\n").split("\t")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"Expected UTF-8 in {path}, but row {number} has another encoding ({error}). Convert the file, for "
-                    "example with iconv."
+                    f"Row {number} of {path} is not UTF-8 ({error}). Convert the file, for example with iconv."
                 ) from error
 
 
@@ -208,13 +202,13 @@ class ImageStream:
 
     Args:
         path (`str`): A .tar of WebDataset, a glob of such (or its "https://..." or "hf://..." address) or a folder of
-            them; or PATH[:CONFIG] that `datasets` can load (a Parquet or JSON lines file, a data set's folder, a Hub
+            them; or PATH[:CONFIG] that `datasets` can load (a Parquet or JSON lines file, a dataset's folder, a Hub
             id).
         split (`str`): The split.
         image_column (`str`, *optional*): By default "image", or the first of "jpg", "png", "webp".
         id_column (`str`, *optional*): By default "image_id" or "__key__", else the image's number in the stream.
         buffer_size (`int`): Images in a block; their undecoded bytes are held in memory.
-        seed (`int`): Of the order.
+        seed (`int`): Random seed of the order.
 
     Raises:
         ValueError: If path or column cannot be found, or while reading, if what is there is broken.
@@ -241,7 +235,7 @@ class ImageStream:
         self._dataset = _undecoded(self._dataset, self.image_column)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Id and undecoded picture of each image once, in the stream's own order."""
+        """Give id and undecoded content of each image once, in the order of the stream."""
         for number, row in enumerate(self._rows()):
             yield self._id_of(row, number), row[self.image_column]
 
@@ -251,10 +245,10 @@ class ImageStream:
         return {"type": "stream", "path": self.path, "split": self.split, **columns}
 
     def samples(self, state: dict[str, Any] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-        """Id, undecoded picture and the state after it, epoch after epoch without end.
+        """Give id, undecoded image and the state after it, epoch after epoch without end.
 
         Args:
-            state (`dict`, *optional*): Where to go on: a state that was given out.
+            state (`dict`, *optional*): Where to resume: a state that was given out.
 
         Raises:
             ValueError: If the stream is empty.
@@ -279,18 +273,18 @@ class ImageStream:
                     yield self._id_of(row, number), row[self.image_column], now
                 block, position, read, inner = block + 1, 0, read + len(buffer), after
             if read == 0:
-                raise ValueError(f"Expected images in the stream {self.path}, but it gave none. Check path and split.")
+                raise ValueError(f"The stream {self.path} (split {self.split!r}) holds no image. Check path and split.")
             epoch, block, position, read, inner = epoch + 1, 0, 0, 0, None
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        """The data set's rows; an error of its reader names the path."""
+        """Give the dataset's rows; an error of its reader names the path."""
         try:
             yield from self._dataset
         except Exception as error:  # datasets and its file systems raise nearly everything
             raise ValueError(
-                f"Expected readable rows in the stream {self.path} (split {self.split!r}), but its reader failed: "
-                f"{type(error).__name__}: {error}. Repair or leave out the broken file; tar shards are read to where "
-                "they are broken without streaming."
+                f"Reading the stream {self.path} (split {self.split!r}) failed: {type(error).__name__}: {error}. "
+                "Repair or leave out the broken file. Without streaming, tar shards are read up to where they are "
+                "broken."
             ) from error
 
     def _id_of(self, row: dict[str, Any], number: int) -> str:
@@ -307,36 +301,26 @@ def open_images(
     """Open unlabeled images with access by row.
 
     Args:
-        path (`str`): A folder of pictures; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or
-            PATH[:CONFIG] that `datasets` can load (a Parquet file, a data set's folder, a Hub id).
-        split (`str`, *optional*): Of a data set with several.
-        image_column (`str`, *optional*): Of a data set; by default "image", or the only one of type Image.
-        id_column (`str`, *optional*): Of a data set; by default "image_id", or else the row number.
-        tsv_folder (`str`, *optional*): Where a .tsv's pictures lie; by default beside it.
+        path (`str`): A folder of images; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or
+            PATH[:CONFIG] that `datasets` can load (a Parquet file, a dataset's folder, a Hub id).
+        split (`str`, *optional*): Of a dataset with several.
+        image_column (`str`, *optional*): Of a dataset; by default "image", or the only one of type Image.
+        id_column (`str`, *optional*): Of a dataset; by default "image_id", or else the row number.
+        tsv_folder (`str`, *optional*): Where a .tsv's images lie; by default beside it.
 
     Raises:
         ValueError: If there is nothing there, or the column is missing.
     """
     if path.endswith(".tsv"):
         if not Path(path).is_file():
-            raise ValueError(f"Expected a TSV at {path}, but found nothing there. Check the path.")
+            raise ValueError(f"There is no TSV at {path}. Check the path.")
         return TsvSource(path, tsv_folder)
     shards = _find_shards(path)
     if shards:
         return TarSource(shards)
     if path.endswith(".tar"):
-        raise ValueError(f"Expected tar shards at {path}, but found no such file. Check the path or the glob.")
+        raise ValueError(f"There are no tar shards at {path}. Check the path or the glob.")
     return open_source(path, split, image_column, id_column)
-
-
-def loader_of(source: ImageSource, row: int) -> Callable[[], Any]:
-    """How a picture of a source is loaded, for later."""
-    return lambda: source.load(int(row))
-
-
-def returning(picture: Any) -> Callable[[], Any]:
-    """How a picture that is already there is "loaded"."""
-    return lambda: picture
 
 
 def _find_shards(path: str) -> list[str]:
@@ -359,8 +343,6 @@ def _split_key(name: str) -> tuple[str, str]:
 
 
 def _load_stream(path: str, split: str) -> Any:
-    import datasets
-
     try:
         shards = _find_streamed_shards(path)
         if shards:
@@ -375,7 +357,7 @@ def _load_stream(path: str, split: str) -> Any:
         return datasets.load_dataset(place, config, split=split, streaming=True)
     except Exception as error:  # datasets raises nearly everything
         raise ValueError(
-            f"Expected a data set to stream at {path!r} (split {split!r}), but loading it failed: {error}. Check path "
+            f"{path!r} (split {split!r}) cannot be streamed as a dataset: {error}. Check path "
             "and split, or name one of its configs as PATH:CONFIG."
         ) from error
 
@@ -385,7 +367,7 @@ _BUILDERS = {"jsonl": "json", "ndjson": "json"}
 
 
 def _find_streamed_shards(path: str) -> list[str] | str:
-    """The tar shards that a stream's path means, or the address of such elsewhere; nothing for other data sets."""
+    """Find the tar shards that a stream's path means, or their address elsewhere; nothing for other datasets."""
     pattern = path.removeprefix("webdataset:")  # which `datasets` would call them
     shards = _find_shards(pattern) or (_expand(pattern) if pattern != path else [])
     if not shards and "://" not in pattern and pattern.endswith(".tar"):
@@ -397,15 +379,13 @@ def _choose(columns: list[str], wanted: str | None, usual: tuple[str, ...], path
     found = [name for name in ((wanted,) if wanted else usual) if name in columns]
     if not found:
         raise ValueError(
-            f"Expected {f'the column {wanted!r}' if wanted else f'a column of {list(usual)}'} in {path}, but found "
-            f"{list(columns)}. Name one of those as the image or id column."
+            f"{path} has no column {wanted or ' or '.join(usual)}. Its columns are {list(columns)}. Name one as "
+            "image_column or id_column."
         )
     return found[0]
 
 
 def _undecoded(dataset: Any, column: str) -> Any:
-    """The stream with its pictures as bytes or paths, so that what is not used is not decoded."""
-    from datasets import Image
-
-    is_image = dataset.features is not None and isinstance(dataset.features.get(column), Image)
-    return dataset.cast_column(column, Image(decode=False)) if is_image else dataset
+    """Give the stream with its images as bytes or paths, so that what is not used is not decoded."""
+    is_image = dataset.features is not None and isinstance(dataset.features.get(column), datasets.Image)
+    return dataset.cast_column(column, datasets.Image(decode=False)) if is_image else dataset

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..retrieval.gallery import encode_images, prepare_image
+from ..images import FeatureEncoder, encode_list
+from ..images.features import unit_rows
 
 
 class ColumnEncoder:
@@ -39,8 +40,8 @@ class ColumnEncoder:
 
         images = self._column(batch, self.image_column)
         if self.text_column is None:
-            prepared = [prepare_image(self.processor, image, row) for row, image in enumerate(images)]
-            return {"features": encode_images(self.model, prepared)}
+            features = encode_list(images, FeatureEncoder(self.model, self.processor), progress=False)  # (B, 1, D)
+            return {"features": unit_rows(features[:, 0])}
         texts = self._column(batch, self.text_column)
         rows = [image if isinstance(image, list) else [image] for image in images]
         inputs = self.processor(images=rows, text=texts, return_tensors="pt").to(self.model.device)

@@ -11,7 +11,7 @@ milvus.py   a gallery in a vector database (extra `milvus`; not imported from he
 
 from .build import IndexReport, index_images
 from .gallery import Gallery
-from .queries import References, open_gallery_pictures, read_references, search_composed
+from .queries import References, open_gallery_images, read_references
 from .ranking import rank_candidates, rank_gallery
 from .results import RetrievalResults
 
@@ -21,9 +21,8 @@ __all__ = [
     "References",
     "RetrievalResults",
     "index_images",
-    "open_gallery_pictures",
+    "open_gallery_images",
     "rank_candidates",
     "rank_gallery",
     "read_references",
-    "search_composed",
 ]

@@ -1,34 +1,25 @@
-"""Encoding a source of images into a gallery folder, so that a run cut short goes on where it stopped.
+"""From a source of images to a gallery folder; only new and changed images are encoded.
 
-Features are kept in shards under OUTPUT/.partial/KEY, written aside and renamed, where KEY stands for encoder,
-preprocessing and source. They are removed once the gallery is saved.
+The folder keeps the features beside the index, in "features" (an `ImageStore`). So a second run, after an interruption
+or after images were added, changed or removed, encodes only what is new. Training can read the features from there.
 """
 
-import hashlib
-import json
-import logging
 import os
-import secrets
-import shutil
-import time
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ..images.sources import ImageSource
-from .gallery import Gallery, encode_images, prepare_image, sync
-from .indexes import check_kind
+from ..files import single_writer
+from ..images import ImageEncoder, ImageSource, ImageStore, encode_images
+from ..images.features import check_not_empty, unit_rows
+from ..images.store import holds_settings
+from .gallery import Gallery
+from .indexes import check_index_type
 
-logger = logging.getLogger(__name__)
-
-PARTIAL_NAME = ".partial"
-FLUSH_SECONDS = 5.0
+FEATURES_NAME = "features"
 
 
 @dataclass
@@ -37,189 +28,97 @@ class IndexReport:
 
     Args:
         gallery (`Gallery`): As saved.
-        num_encoded (`int`): Images encoded in this run.
-        num_resumed (`int`): Images whose features an earlier run had left.
-        skipped (`list[tuple[str, str]]`): Id and reason of each image that could not be read.
-        seconds (`float`): Encoding time of this run.
+        num_encoded (`int`): Images encoded by this call.
+        num_reused (`int`): Images whose features were stored before.
+        skipped (`list[tuple[str, str]]`): Id and reason of each image that cannot be read.
+        seconds (`float`): Encoding time of this call.
     """
 
     gallery: Gallery
     num_encoded: int
-    num_resumed: int
+    num_reused: int
     skipped: list[tuple[str, str]]
     seconds: float
 
 
-@dataclass
-class _PartialFeatures:
-    """Features found so far, on disk in shards and in memory by (id, stamp)."""
-
-    directory: Path
-    found: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    unsaved: list[tuple[str, str]] = field(default_factory=list)
-    saved_at: float = field(default_factory=time.monotonic)
-
-    def read(self) -> None:
-        """Read the shards that an earlier run left; a damaged one is dropped."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.directory.glob("shard-*.npz")):
-            try:
-                with np.load(path, allow_pickle=False) as shard:
-                    entries = zip(shard["ids"].tolist(), shard["stamps"].tolist(), shard["features"], strict=True)
-                    self.found.update(((id_, stamp), feature) for id_, stamp, feature in entries)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                logger.warning("Dropping the damaged shard %s: %s", path, error)
-                path.unlink()
-
-    def add(self, keys: list[tuple[str, str]], features: np.ndarray) -> None:
-        """Take in one batch's features (B, D); written out when the last writing is some seconds ago."""
-        self.found.update(zip(keys, features, strict=True))
-        self.unsaved.extend(keys)
-        if time.monotonic() - self.saved_at >= FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is not yet on disk as one shard: aside, synced, renamed."""
-        if not self.unsaved:
-            return
-        path = self.directory / f"shard-{secrets.token_hex(8)}.npz"
-        aside = path.with_suffix(".tmp")
-        with aside.open("wb") as file:
-            np.savez(
-                file,
-                ids=np.array([id_ for id_, _ in self.unsaved]),
-                stamps=np.array([stamp for _, stamp in self.unsaved]),
-                features=np.stack([self.found[key] for key in self.unsaved]),  # (M, D)
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync(self.directory)
-        self.unsaved.clear()
-        self.saved_at = time.monotonic()
-
-
 def index_images(
-    model: Any,
-    processor: Any,
+    encoder: ImageEncoder,
     source: ImageSource,
     output: str | os.PathLike,
     *,
-    batch_size: int = 64,
-    kind: str = "flat",
+    encoder_fingerprint: str | None = None,
     model_path: str | None = None,
+    index_type: str = "flat",
+    batch_size: int = 64,
+    num_workers: int | None = None,
     progress: bool = True,
     on_skip: Callable[[str, str], None] | None = None,
 ) -> IndexReport:
-    """Encode a source's images and save them as a gallery; the same call again goes on where one was cut short.
+    """Encode a source's new and changed images, and save all of its images as a gallery.
+
+    If interrupted, the same call resumes. Features made with other settings (another model, other preprocessing) are
+    replaced.
 
     Args:
-        model (`HyCIRModel`): Its image encoder makes the features.
-        processor (`HyCIRProcessor`): The model's.
-        source (`ImageSource`): See `open_source`.
+        encoder (`ImageEncoder`): Makes the features, such as `FeatureEncoder(model, processor)`.
+        source (`ImageSource`): See `open_images`.
         output (`str` or `Path`): The gallery's folder; a gallery that it holds is replaced.
-        batch_size (`int`): Images encoded at once.
-        kind (`str`): Kind of index, see `Gallery.from_features`.
+        encoder_fingerprint (`str`, *optional*): Identifies the encoder of the gallery; checked by searches.
         model_path (`str`, *optional*): Recorded in the manifest for `hycir search`.
-        progress (`bool`): Show a progress bar with images per second.
-        on_skip (`Callable[[str, str], None]`, *optional*): Called with id and reason of each unreadable image; logged
-            as a warning by default.
+        index_type (`str`): See `Gallery.from_features`.
+        batch_size (`int`): Images encoded at once.
+        num_workers (`int`, *optional*): Threads that read images.
+        progress (`bool`): Whether to show a progress bar.
+        on_skip (function, *optional*): Called with id and reason of each image that cannot be read; logged by default.
 
     Raises:
-        ValueError: If no image can be read, or the kind needs more of them.
+        ValueError: If no image can be read, the index type needs more images, or another process writes there.
+        OSError: If the storage fails; what was encoded before is kept.
     """
-    check_kind(kind)
-    if batch_size < 1:
-        raise ValueError(f"Expected a batch size of at least 1, but found {batch_size}. Pass for example 64.")
+    check_index_type(index_type)
     output = Path(output)
-    fingerprint = model.encoder_fingerprint()
-    partial = _PartialFeatures(output / PARTIAL_NAME / _partial_key(fingerprint, processor, source))
-    partial.read()
-    keys = [(id_, source.stamp(row)) for row, id_ in enumerate(source.ids)]
-    num_resumed = sum(key in partial.found for key in keys)
-    started = time.monotonic()
-    skipped: list[tuple[str, str]] = []
-    report_skip = on_skip or _log_skip
-    with tqdm(total=len(keys), initial=num_resumed, unit=" images", desc="Indexing", disable=not progress) as bar:
-        try:
-            for rows, inputs in _prepared_batches(source, processor, keys, partial, batch_size):
-                for row, reason in zip(rows, inputs, strict=True):
-                    if isinstance(reason, str):
-                        skipped.append((source.ids[row], reason))
-                        report_skip(source.ids[row], reason)
-                readable = [row for row, one in zip(rows, inputs, strict=True) if not isinstance(one, str)]
-                if readable:
-                    prepared = [one for one in inputs if not isinstance(one, str)]
-                    partial.add([keys[row] for row in readable], encode_images(model, prepared))
-                bar.update(len(rows))
-        finally:
-            partial.flush()
-    seconds = time.monotonic() - started
-    gallery = _assemble(source, keys, partial, kind, fingerprint, model_path, output)
-    gallery.save(output)
-    shutil.rmtree(output / PARTIAL_NAME)
-    return IndexReport(gallery, len(gallery) - num_resumed, num_resumed, skipped, seconds)
+    with single_writer(output / ".lock", output):
+        directory = output / FEATURES_NAME
+        if not holds_settings(directory, encoder.settings):
+            ImageStore.remove(directory)
+        store, report = encode_images(
+            source,
+            encoder,
+            directory,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            label="Indexing",
+            progress=progress,
+            on_skip=on_skip,
+        )
+        check_not_empty(store)
+        gallery = gallery_of_store(store, encoder_fingerprint, model_path, index_type, source.describe(output))
+        gallery.save(output)
+    return IndexReport(gallery, report.num_encoded, report.num_reused, store.skipped, report.seconds)
 
 
-def _assemble(
-    source: ImageSource,
-    keys: list[tuple[str, str]],
-    partial: _PartialFeatures,
-    kind: str,
-    fingerprint: str,
-    model_path: str | None,
-    output: Path,
+def gallery_of_store(
+    store: ImageStore,
+    encoder_fingerprint: str | None,
+    model_path: str | None = None,
+    index_type: str = "flat",
+    source: dict[str, Any] | None = None,
 ) -> Gallery:
-    present = [key for key in keys if key in partial.found]
-    if not present:
-        raise ValueError(f"Expected readable images, but none of {len(keys)} could be read. See the lines above.")
-    return Gallery.from_features(
-        np.stack([partial.found[key] for key in present]),  # (N, D)
-        [id_ for id_, _ in present],
-        encoder_fingerprint=fingerprint,
-        kind=kind,
-        model_path=model_path,
-        source=source.describe(output),
-    )
+    """Make a gallery of stored features without encoding anything.
 
-
-def _prepared_batches(
-    source: ImageSource, processor: Any, keys: list[tuple[str, str]], partial: _PartialFeatures, batch_size: int
-) -> Iterator[tuple[list[int], list[Any]]]:
-    """Rows still to be encoded and the encoder's inputs (a string: why it is broken), one batch read ahead.
-
-    Batches are cut at fixed rows, so that a resumed run sees the batches of an uninterrupted one.
+    Args:
+        store (`ImageStore`): Complete; its plain view is used.
+        encoder_fingerprint (`str`, *optional*): Of the encoder that made the features.
+        model_path (`str`, *optional*): Recorded in the manifest.
+        index_type (`str`): See `Gallery.from_features`.
+        source (`dict`, *optional*): Where the images lie; by default as the store says.
     """
-    cuts = range(0, len(keys), batch_size)
-    blocks = [[r for r in range(cut, min(cut + batch_size, len(keys))) if keys[r] not in partial.found] for cut in cuts]
-    blocks = [block for block in blocks if block]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        ahead: list[Future] = []
-        try:
-            for number, block in enumerate(blocks):
-                futures = ahead or [pool.submit(_inputs_or_reason, source, processor, row) for row in block]
-                following = blocks[number + 1] if number + 1 < len(blocks) else []
-                ahead = [pool.submit(_inputs_or_reason, source, processor, row) for row in following]
-                yield block, [future.result() for future in futures]
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _inputs_or_reason(source: ImageSource, processor: Any, row: int) -> Any:
-    try:
-        return prepare_image(processor, source.load(row))
-    except Exception as error:  # a decoder may raise anything on a damaged file, and resizing on an odd shape
-        return " ".join(str(error).split()) or type(error).__name__
-
-
-def _log_skip(id_: str, reason: str) -> None:
-    logger.warning("Skipped %s: %s", id_, reason)
-
-
-def _partial_key(fingerprint: str, processor: Any, source: ImageSource) -> str:
-    image_processor = getattr(processor, "image_processor", processor)
-    to_json = getattr(image_processor, "to_json_string", None)
-    preprocessing = to_json() if to_json is not None else type(image_processor).__name__
-    parts = json.dumps([fingerprint, preprocessing, source.describe()], sort_keys=True)
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+    features = unit_rows(store.read(np.arange(len(store.ids))))  # (N, D)
+    return Gallery.from_features(
+        features,
+        store.ids,
+        encoder_fingerprint=encoder_fingerprint,
+        index_type=index_type,
+        model_path=model_path,
+        source=source or store.source,
+    )

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .gallery import Gallery, PerQueryIds, as_features, per_query_ids
+from .gallery import Gallery
+from .inputs import PerQueryIds, as_features, per_query_ids
 from .results import RetrievalResults
 
 try:
@@ -52,7 +53,7 @@ class MilvusGallery:
             found = self._client.list_collections()
             self.close()
             raise ValueError(
-                f"Expected the collection {collection!r} at {uri}, but found {found}. Make it with "
+                f"There is no collection {collection!r} at {uri}, only {found}. Make it with "
                 "MilvusGallery.from_gallery(...)."
             )
         self._client.load_collection(collection)
@@ -83,8 +84,8 @@ class MilvusGallery:
         try:
             if client.has_collection(collection):
                 raise ValueError(
-                    f"Expected a new collection at {uri}, but {collection!r} exists. Open it with MilvusGallery(...), "
-                    "or choose another name."
+                    f"The collection {collection!r} exists at {uri} already. Open it with MilvusGallery(...), or "
+                    "choose another name."
                 )
             schema = MilvusClient.create_schema(enable_dynamic_field=True)
             schema.add_field("image_id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
@@ -173,7 +174,7 @@ class MilvusGallery:
                 }
                 for row in range(start, min(start + _BATCH, len(ids)))
             ]
-            with _milvus_errors("images that Milvus can keep", "Give attributes of JSON's types, under names"):
+            with _milvus_errors("adding images", "Give attributes of JSON's types, under names"):
                 self._client.insert(self.collection, rows)
 
     def search(
@@ -236,7 +237,7 @@ class MilvusGallery:
 
     def _search(self, queries: np.ndarray, k: int, expression: str) -> list[list[tuple[str, float]]]:
         advice = "Check `where`, for example 'vendor == \"noto\"', and that k is within the server's limit"
-        with _milvus_errors("a search that Milvus can run", advice):
+        with _milvus_errors("searching", advice):
             found = self._client.search(
                 self.collection,
                 data=list(queries),
@@ -252,16 +253,16 @@ class MilvusGallery:
         own = self.encoder_fingerprint if fingerprint is not None else None
         if own is not None and fingerprint != own:
             raise ValueError(
-                f"Expected the encoder that made this collection (fingerprint {own}), but found {fingerprint}. Use "
-                "that encoder, or export the gallery anew."
+                f"Another encoder made this collection: fingerprint {own}, not {fingerprint}. Use that encoder, or "
+                "export the gallery again."
             )
 
     def _check_known(self, ids: set[str]) -> None:
         unknown = sorted(ids - self._known(ids), key=str)
         if unknown:
             raise ValueError(
-                f"Expected ids of the collection {self.collection!r}, but found {len(unknown)} that it does not hold, "
-                f"such as {unknown[0]!r}. Check the spelling, or pass ignore_unknown=True."
+                f"The collection {self.collection!r} does not hold {len(unknown)} of the ids, such as {unknown[0]!r}. "
+                "Check the spelling, or pass ignore_unknown=True."
             )
 
     def _check_new(self, features: np.ndarray, ids: list[str], attributes: Sequence[Mapping[str, Any]]) -> None:
@@ -282,7 +283,7 @@ class MilvusGallery:
         if not complaints and (known := self._known(ids)):
             complaints.append(f"{len(known)} ids that are there already, such as {min(known)!r}")
         if complaints:
-            raise ValueError(f"Expected new images that fit, but found {'; '.join(complaints)}. Nothing was added.")
+            raise ValueError(f"Nothing was added, because of {'; '.join(complaints)}.")
 
     def _known(self, ids: Sequence[str] | set[str]) -> set[str]:
         """Which of some ids the collection holds."""
@@ -309,21 +310,21 @@ def _connect(uri: str | os.PathLike, token: str | None) -> Any:
     is_address = "://" in str(uri) or str(uri).startswith("unix:")
     if not is_address and not str(uri).endswith(".db"):
         raise ValueError(
-            f"Expected a file whose name ends in .db, or a server's address, but found {str(uri)!r}. Name for example "
+            f"{str(uri)!r} is neither a file whose name ends in .db nor a server's address. Give for example "
             "gallery.db or http://localhost:19530."
         )
-    with _milvus_errors(f"a gallery at {uri}", "Make the file's folder, or check the server's address and token"):
+    with _milvus_errors(f"opening {uri}", "Make the file's folder, or check the server's address and token"):
         return MilvusClient(str(uri), token=token or "")
 
 
 @contextmanager
-def _milvus_errors(expected: str, advice: str) -> Iterator[None]:
+def _milvus_errors(what: str, advice: str) -> Iterator[None]:
     """Say in one line what pymilvus' errors say in several."""
     try:
         yield
     except MilvusException as error:
         found = " ".join(str(error.message).split())
-        raise ValueError(f"Expected {expected}, but found: {found}. {advice}.") from error
+        raise ValueError(f"Milvus failed while {what}: {found}. {advice}.") from error
 
 
 def _is_storable(id_: Any) -> bool:

@@ -28,7 +28,7 @@ class RetrievalResults:
         if len(self.ids) != len(self.scores):
             raise ValueError(
                 f"Expected one row of scores for each row of ids, but found {len(self.ids)} rows of ids and "
-                f"{len(self.scores)} of scores. Pass both for the same queries."
+                f"{len(self.scores)} of scores."
             )
         for row, (ids, scores) in enumerate(zip(self.ids, self.scores, strict=True)):
             _check_row(row, ids, scores)
@@ -46,24 +46,16 @@ class RetrievalResults:
 
 def _check_row(row: int, ids: Sequence[str], scores: Sequence[float]) -> None:
     if isinstance(ids, str):
-        raise ValueError(f"Expected a list of ids in row {row}, but found the string {ids!r}. Wrap it in a list.")
+        raise ValueError(f"Row {row} must be a list of ids, not the string {ids!r}.")
     if len(ids) != len(scores):
-        raise ValueError(
-            f"Expected a score for each id, but row {row} holds {len(ids)} ids and {len(scores)} scores. "
-            "Cut both at the same rank."
-        )
+        raise ValueError(f"Expected a score for each id, but row {row} holds {len(ids)} ids and {len(scores)} scores.")
     if len(set(ids)) != len(ids):
         twice = next(id_ for rank, id_ in enumerate(ids) if id_ in ids[:rank])
-        raise ValueError(
-            f"Expected each id once in a row, but row {row} holds {twice!r} twice. Keep its best rank only."
-        )
+        raise ValueError(f"Row {row} holds the id {twice!r} twice. Keep its best rank only.")
     for rank, score in enumerate(scores):
         if not math.isfinite(score):
-            raise ValueError(
-                f"Expected finite scores, but row {row} holds {score} at rank {rank + 1}. Check the features for NaN."
-            )
+            raise ValueError(f"The score of row {row} at rank {rank + 1} is {score}. Check the features for NaN.")
         if rank and score > scores[rank - 1]:
             raise ValueError(
-                f"Expected scores from high to low, but row {row} rises from {scores[rank - 1]} to {score} at rank "
-                f"{rank + 1}. Sort each row by score."
+                f"The scores of row {row} rise from {scores[rank - 1]} to {score} at rank {rank + 1}. Sort each row."
             )

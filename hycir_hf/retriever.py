@@ -1,0 +1,311 @@
+"""One object for the common job: encode, index and search images by images and texts.
+
+`ComposedEncoder` is the protocol that the rest of the package works with. `HyCIREncoder` is its first implementation.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+
+from .images import FeatureEncoder, ImageEncoder, ImageSource, encode_list, open_images
+from .images.features import unit_rows
+from .modeling_hycir import HyCIRModel
+from .names import resolve_model
+from .processing_hycir import HyCIRProcessor
+from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
+
+BATCH_SIZE = 64
+
+
+class ComposedEncoder(Protocol):
+    """Anything that turns images, texts, and images with texts, into vectors of one space.
+
+    Attributes:
+        fingerprint (`str`): Changes when the vectors would change.
+        name (`str`, *optional*): Folder or Hub id of the model; a gallery records it.
+    """
+
+    fingerprint: str
+    name: str | None
+
+    def image_encoder(self) -> ImageEncoder:
+        """What makes the features that a gallery stores, `(N, 1, D)`; they are normalised when they are searched."""
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Encode N images: `(N, D)`, unit L2 norm."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode N texts: `(N, D)`, unit L2 norm."""
+
+    def encode_queries(self, images: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
+        """Encode N composed queries, each of one or several images and a text: `(N, D)`, unit L2 norm."""
+
+
+class HyCIREncoder:
+    """A HyCIR model and its processor as a `ComposedEncoder`.
+
+    Args:
+        model (`HyCIRModel`): Put in eval mode; it stays on its device.
+        processor (`HyCIRProcessor`): The model's.
+        name (`str`, *optional*): Folder or Hub id of the model; by default where it was loaded from.
+    """
+
+    def __init__(self, model: HyCIRModel, processor: HyCIRProcessor, name: str | None = None) -> None:
+        self.model, self.processor = model.eval(), processor
+        self.name = name or model.name_or_path or None
+        self.fingerprint = model.encoder_fingerprint()
+
+    @classmethod
+    def from_pretrained(cls, name: str, device: str | torch.device | None = None) -> "HyCIREncoder":
+        """Load a HyCIR model and its processor.
+
+        Args:
+            name (`str`): Folder or Hub id.
+            device (`str`, *optional*): Where it runs; by default a GPU if there is one.
+
+        Raises:
+            ValueError: If there is no model of that name.
+        """
+        resolve_model(name)
+        model = HyCIRModel.from_pretrained(name)
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model, HyCIRProcessor.from_pretrained(name), name)
+
+    def image_encoder(self) -> FeatureEncoder:
+        """See `ComposedEncoder.image_encoder`."""
+        return FeatureEncoder(self.model, self.processor)
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """See `ComposedEncoder.encode_images`.
+
+        Raises:
+            ValueError: If an image is broken.
+        """
+        features = encode_list(images, self.image_encoder(), batch_size=BATCH_SIZE, progress=False)  # (N, 1, D)
+        return unit_rows(features[:, 0])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See `ComposedEncoder.encode_texts`."""
+        return self._in_batches(
+            lambda start, end: self.model.get_text_features(
+                **self.processor(text=list(texts[start:end]), compose=False).to(self.model.device)
+            ),
+            len(texts),
+        )
+
+    def encode_queries(self, images: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
+        """Compose images with query texts by the mapper (paper: Model architecture).
+
+        Args:
+            images (`Sequence` of length N): One image or a list of images for each query.
+            texts (`Sequence[str]` of length N): Query texts; "" asks for the image alone.
+
+        Returns:
+            `np.ndarray` of shape `(N, D)`: Unit L2 norm.
+
+        Raises:
+            ValueError: If an image is broken, or images and texts differ in number.
+        """
+        if len(images) != len(texts):
+            raise ValueError(
+                f"Expected one text for each query, but found {len(images)} images and {len(texts)} texts."
+            )
+        return self._in_batches(
+            lambda start, end: self.model.get_composed_features(
+                **self.processor(images=list(images[start:end]), text=list(texts[start:end]), return_tensors="pt").to(
+                    self.model.device
+                )
+            ),
+            len(texts),
+        )
+
+    @torch.inference_mode()
+    def _in_batches(self, encode: Callable[[int, int], torch.Tensor], count: int) -> np.ndarray:
+        if count == 0:
+            raise ValueError("There is nothing to encode. Give at least one text.")
+        cuts = range(0, count, BATCH_SIZE)
+        parts = [encode(start, min(start + BATCH_SIZE, count)).float().cpu().numpy() for start in cuts]
+        return np.concatenate(parts)  # (N, D)
+
+
+class ImageRetriever:
+    """Search your own images by an image, a text, or both.
+
+    Example:
+        >>> retriever = ImageRetriever.from_pretrained("OWNER/model")
+        >>> retriever.index("photos", "gallery")
+        >>> retriever.search("photos/cat.jpg", "make it black", k=5)
+
+    Args:
+        encoder (`ComposedEncoder`): Encodes images, texts and queries.
+        gallery (`Gallery`, *optional*): What is searched; `index` makes one.
+        directory (`str` or `Path`, *optional*): The gallery's folder, from which references are found by id or path.
+
+    Raises:
+        ValueError: If another encoder made the gallery.
+    """
+
+    def __init__(
+        self, encoder: ComposedEncoder, gallery: Gallery | None = None, directory: str | os.PathLike | None = None
+    ) -> None:
+        if gallery is not None:
+            gallery.check_encoder(encoder.fingerprint)
+        self.encoder, self._gallery = encoder, gallery
+        self.directory = Path(directory) if directory is not None else None
+
+    @classmethod
+    def from_pretrained(cls, name: str, device: str | torch.device | None = None) -> "ImageRetriever":
+        """Load a model by its folder or Hub id.
+
+        Args:
+            name (`str`): Folder or Hub id of a HyCIR model.
+            device (`str`, *optional*): Where it runs; by default a GPU if there is one.
+
+        Raises:
+            ValueError: If there is no model of that name.
+        """
+        return cls(HyCIREncoder.from_pretrained(name, device))
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike, model: str | None = None, device: str | torch.device | None = None
+    ) -> "ImageRetriever":
+        """Load a gallery and the model that made it.
+
+        Args:
+            directory (`str` or `Path`): A folder that `index`, `save` or `hycir index` wrote.
+            model (`str`, *optional*): Folder or Hub id of the model, if it is no longer where the gallery says.
+            device (`str`, *optional*): Where the model runs; by default a GPU if there is one.
+
+        Raises:
+            FileNotFoundError: If the folder holds no gallery.
+            ValueError: If the gallery names no model, or another model made it.
+        """
+        gallery = Gallery.load(directory)
+        name = model or gallery.model_path
+        if name is None:
+            raise ValueError(f"The gallery {directory} does not say which model made it. Give it as model.")
+        return cls(HyCIREncoder.from_pretrained(name, device), gallery, directory)
+
+    @property
+    def gallery(self) -> Gallery:
+        """What is searched; ValueError if nothing was indexed or loaded."""
+        if self._gallery is None:
+            raise ValueError("There is no gallery to search yet. Call index(images, output), or use load(directory).")
+        return self._gallery
+
+    def index(
+        self,
+        images: str | os.PathLike | ImageSource,
+        output: str | os.PathLike,
+        *,
+        index_type: str = "flat",
+        batch_size: int = BATCH_SIZE,
+        split: str | None = None,
+        image_column: str | None = None,
+        id_column: str | None = None,
+        progress: bool = True,
+        on_skip: Callable[[str, str], None] | None = None,
+    ) -> IndexReport:
+        """Index images into a folder, to be searched now and later; only new and changed images are encoded.
+
+        Args:
+            images (`str`, `Path` or `ImageSource`): A folder, tar shards, a .tsv, or PATH[:CONFIG] of a dataset.
+            output (`str` or `Path`): The gallery's folder.
+            index_type (`str`): See `Gallery.from_features`.
+            batch_size (`int`): Images encoded at once.
+            split (`str`, *optional*): Needed for a dataset with several.
+            image_column (`str`, *optional*): Of a dataset; by default "image", or the only one of type Image.
+            id_column (`str`, *optional*): Of a dataset; by default "image_id", or else the row number.
+            progress (`bool`): Whether to show a progress bar.
+            on_skip (function, *optional*): Called with id and reason of each image that cannot be read.
+
+        Returns:
+            `IndexReport`: The gallery, how many images were encoded and reused, and which were skipped.
+
+        Raises:
+            ValueError: If there are no images, or none can be read.
+        """
+        is_path = isinstance(images, str | os.PathLike)
+        source = open_images(str(images), split, image_column, id_column) if is_path else cast(ImageSource, images)
+        name = self.encoder.name
+        report = index_images(
+            self.encoder.image_encoder(),
+            source,
+            output,
+            encoder_fingerprint=self.encoder.fingerprint,
+            model_path=str(Path(name).resolve()) if name and Path(name).exists() else name,
+            index_type=index_type,
+            batch_size=batch_size,
+            progress=progress,
+            on_skip=on_skip,
+        )
+        self._gallery, self.directory = report.gallery, Path(output)
+        return report
+
+    def search(
+        self,
+        image: Any = None,
+        text: str = "",
+        k: int = 10,
+        *,
+        exclude_ids: Sequence[str] = (),
+        restrict_to: Sequence[str] | None = None,
+        keep_reference: bool = False,
+    ) -> RetrievalResults:
+        """Find the images that a reference image and a text ask for.
+
+        Args:
+            image (*optional*): The reference: a path, a gallery id, or an image in memory; or a list of several. None
+                searches by the text alone.
+            text (`str`): What to change; "" searches by the image alone.
+            k (`int`): Number of results.
+            exclude_ids (`Sequence[str]`): Gallery ids that are left out.
+            restrict_to (`Sequence[str]`, *optional*): The only gallery ids that are searched.
+            keep_reference (`bool`): Whether a reference that is itself in the gallery may be found.
+
+        Returns:
+            `RetrievalResults` with one row: `results[0]` holds (id, score) pairs, best first.
+
+        Raises:
+            ValueError: If there is neither image nor text, or an image is broken or unknown.
+        """
+        if image is None:
+            if not text.strip():
+                raise ValueError("A search needs an image, a text, or both, but found neither.")
+            features, own_ids = self.encoder.encode_texts([text]), []
+        else:
+            references = read_references(self.gallery, self.directory, image if isinstance(image, list) else [image])
+            features, own_ids = self.encoder.encode_queries([references.images], [text]), references.gallery_ids
+        excluded = sorted({*exclude_ids, *([] if keep_reference else own_ids)})
+        candidates = None if restrict_to is None else list(restrict_to)
+        return self.gallery.search(features, k=k, exclude_ids=excluded, restrict_to=candidates)
+
+    def encode(self, images: Sequence[Any] | None = None, texts: Sequence[str] | None = None) -> np.ndarray:
+        """Encode images, texts, or composed queries of both.
+
+        Args:
+            images (`Sequence` of length N, *optional*): Paths, PIL images, bytes or arrays; or a list for each query.
+            texts (`Sequence[str]` of length N, *optional*): Texts.
+
+        Returns:
+            `np.ndarray` of shape `(N, D)`: Unit L2 norm.
+
+        Raises:
+            ValueError: If there is neither, or images and texts differ in number.
+        """
+        if images is not None and texts is not None:
+            return self.encoder.encode_queries(images, texts)
+        if images is not None:
+            return self.encoder.encode_images(images)
+        if texts is not None:
+            return self.encoder.encode_texts(texts)
+        raise ValueError("Give images, texts, or both.")
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Save the gallery into a folder, which `load` and `hycir search` read."""
+        self.gallery.save(directory)
