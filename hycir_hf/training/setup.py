@@ -14,21 +14,13 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..images import (
-    FeatureCache,
-    ImageSource,
-    ImageStream,
-    build_feature_cache,
-    check_pictures,
-    open_images,
-    preprocessing_fingerprint,
-)
+from ..images import FeatureStore, ImageSource, ImageStream, build_features, check_images, open_images
+from ..images.features import preprocessing_fingerprint
 from ..modeling_hycir import HyCIRModel
 from ..names import resolve_model
 from ..processing_hycir import HyCIRProcessor
 from .arguments import HybridTrainingArguments
 from .data import (
-    ImageFeatures,
     Share,
     Stream,
     TextRows,
@@ -141,15 +133,15 @@ def open_streams(
     Args:
         names (`list[str]`): From "unlabeled", "triplets" and "texts".
         arguments (`HybridTrainingArguments`): The data's places and the global batch sizes.
-        model (`HyCIRModel`): Encodes the images of a feature cache that does not exist yet.
+        model (`HyCIRModel`): Makes features that are not stored yet.
         processor (`HyCIRProcessor`): The model's processor.
         share (`Share`): This process's part of each global batch.
         wait_for_everyone (function): Returns when all processes have called it.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If data cannot be opened, a global batch cannot be shared evenly, or a feature cache was made by
-            another encoder, with other preprocessing or from other images.
+        ValueError: If data cannot be opened, a global batch cannot be shared evenly, or stored features were made
+            by another encoder, with other preprocessing or from other images.
     """
     opener = _StreamOpener(arguments, model, processor, share, wait_for_everyone)
     openers = {"unlabeled": opener.unlabeled, "triplets": opener.triplets, "texts": opener.texts}
@@ -263,43 +255,42 @@ class _StreamOpener:
 
     def _features(
         self, directory: str, open_source: OpenImages | None, num_views: int, has_same_ids: bool
-    ) -> ImageFeatures:
-        """Open a feature cache. If it does not exist yet, all processes make it together first."""
+    ) -> FeatureStore:
+        """Open stored features. If there are none yet, all processes make them together first."""
         arguments, model, processor, share = self.arguments, self.model.eval(), self.processor, self.share
         fingerprint, found = model.encoder_fingerprint(), None
         try:
-            found = FeatureCache.open(directory, fingerprint)
+            found = FeatureStore.open(directory, fingerprint)
         except FileNotFoundError:
             if open_source is None:
                 raise
         # Every process looks before one begins. Otherwise a late one would find a part, or wait at another barrier.
         self.wait_for_everyone()
         if found is None and open_source is not None:
-            build_feature_cache(
+            build_features(
                 model,
                 processor,
                 open_source(),
                 directory,
-                batch_size=arguments.encode_batch_size,
                 dtype=arguments.features_dtype,
                 num_views=num_views,
                 seed=arguments.seed,
+                batch_size=arguments.encode_batch_size,
                 num_shards=share.count,
                 shard_index=share.index,
                 progress=arguments.progress and share.index == 0,
             )
         self.wait_for_everyone()
-        features = FeatureCache.open(directory, fingerprint) if found is None else found
-        seed = features.manifest["seed"]
-        features.check_preprocessing(preprocessing_fingerprint(processor, features.num_views, seed))
+        features = FeatureStore.open(directory, fingerprint) if found is None else found
+        features.check("preprocessing", preprocessing_fingerprint(processor))
         source = None if found is None or open_source is None else _open_if_there(open_source, directory)
         if source is not None:
-            check_pictures(features, directory, model, processor, source, has_same_ids)
+            check_images(features, model, processor, source, has_same_ids)
         return features
 
 
 def _open_if_there(open_source: OpenImages, directory: str) -> ImageSource | ImageStream | None:
-    """Open the images of an existing feature cache to compare them with it. It can be used without them."""
+    """Open the images of stored features, to compare them. The features can be used without them."""
     try:
         return open_source()
     except (ValueError, OSError) as error:

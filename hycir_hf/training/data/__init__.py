@@ -3,7 +3,6 @@
 from .batches import (
     Batch,
     ImageBatch,
-    ImageFeatures,
     RowOrder,
     Share,
     Stream,
@@ -19,7 +18,6 @@ from .triplets import Triplets, open_triplets
 __all__ = [
     "Batch",
     "ImageBatch",
-    "ImageFeatures",
     "RowOrder",
     "Share",
     "Stream",

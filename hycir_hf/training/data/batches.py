@@ -8,9 +8,9 @@ import itertools
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...files import passing_error
-from ...images import ImageSource, ImageStream
+from ...images import FeatureStore, ImageSource, ImageStream
 from ...processing_hycir import HyCIRProcessor, load_image
 from .triplets import Triplets
 
@@ -143,23 +143,6 @@ class RowOrder:
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-@runtime_checkable
-class ImageFeatures(Protocol):
-    """Stored features of images, in V views of each."""
-
-    ids: list[str]
-
-    @property
-    def num_views(self) -> int:
-        """V."""
-
-    def read(self, rows: Sequence[int] | np.ndarray, views: np.ndarray | None = None) -> Tensor:
-        """Features of some rows, in the plain view or the given ones: `(B, D)`, float32, not normalised."""
-
-    def skipped_ids(self) -> list[str]:
-        """Ids of the images that could not be read."""
-
-
 class Stream:
     """One of the sources that a step reads, by default with access by row.
 
@@ -234,12 +217,12 @@ class UnlabeledRows(Stream):
     """Unlabeled images by row, from stored features or from pixels.
 
     Args:
-        images (`ImageFeatures` or `ImageSource`): The images.
+        images (`FeatureStore` or `ImageSource`): The images.
         processor, batch_size, seed, share: See `Stream`.
     """
 
     def __init__(
-        self, images: ImageFeatures | ImageSource, processor: HyCIRProcessor, batch_size: int, seed: int, share: Share
+        self, images: FeatureStore | ImageSource, processor: HyCIRProcessor, batch_size: int, seed: int, share: Share
     ) -> None:
         self.images, self.processor, self.share, self.seed = images, processor, share, seed
         self.order = RowOrder(len(images.ids), batch_size, [seed, 0], "unlabeled images")
@@ -248,7 +231,7 @@ class UnlabeledRows(Stream):
         """See `Stream.batch`."""
         source, rows = self.images, self.order.rows(step)
         draws = self.share.of(_draws(self.seed, step, len(rows)))
-        if isinstance(source, ImageFeatures):
+        if isinstance(source, FeatureStore):
             own = self.share.of(rows)
             views: np.ndarray = (draws[:, VIEW] * source.num_views).astype(np.int64)
             return UnlabeledBatch(ImageBatch([source.ids[row] for row in own], source.read(own, views)), draws)
@@ -289,7 +272,7 @@ class TripletRows(Stream):
 
     Args:
         triplets (`Triplets`): The triplets.
-        features (`ImageFeatures`, *optional*): Features of their images. Triplets whose images could not be read are
+        features (`FeatureStore`, *optional*): Features of their images. Triplets whose images could not be read are
             left out.
         processor, batch_size, seed, share: See `Stream`.
 
@@ -300,7 +283,7 @@ class TripletRows(Stream):
     def __init__(
         self,
         triplets: Triplets,
-        features: ImageFeatures | None,
+        features: FeatureStore | None,
         processor: HyCIRProcessor,
         batch_size: int,
         seed: int,
