@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from conftest import MAX_LENGTH, random_picture
 from safetensors import SafetensorError
 from torch.nn import functional as F
 
-from hycir_hf import HyCIRModel, HyCIRProcessor
+from hycir_hf import HyCIRModel, HyCIRProcessor, training
 from hycir_hf.images import FeatureStore, build_features, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
@@ -128,6 +129,23 @@ def test_it_learns_and_saves_a_model_that_loads(settings):
     assert HybridTrainingArguments(**again) == HybridTrainingArguments(
         **settings | {"objective": "zs", "steps": 12, "learning_rate": 1e-2, "log_steps": 1}
     )
+
+
+def test_few_files_lie_between_an_unlabeled_image_and_its_loss(settings):
+    """The command (cli/train.py) and at most six files, besides the settings and what looks for checkpoints."""
+    package, seen = Path(training.__file__).parents[1], set()
+    trainer = build_trainer(settings, objective="zs", chunk_size=4)
+    sys.setprofile(lambda frame, event, value: seen.add(frame.f_code.co_filename))
+    try:
+        trainer.setup()
+        trainer.backward(batch_of(trainer))
+    finally:
+        sys.setprofile(None)
+    files = {Path(name).relative_to(package).as_posix() for name in seen if name.startswith(str(package))}
+    files = {name for name in files if name.startswith("training/") or name == "losses.py"}
+    files -= {f"training/{name}.py" for name in ("arguments", "checkpoints")}
+    print(f"{1 + len(files)} files: cli/train.py, {', '.join(sorted(files))}")
+    assert "training/data/batches.py" in files and 1 + len(files) <= 7
 
 
 def test_learning_rate_schedule():
