@@ -295,7 +295,7 @@ def test_the_same_command_again_does_nothing(settings, monkeypatch):
         build_trainer(settings, steps=2, learning_rate=0.5).train()
 
 
-def test_a_cache_gives_what_pixels_give(settings, encoder_path, tmp_path):
+def test_stored_features_give_what_pixels_give(settings, encoder_path, tmp_path):
     """In float32 to the last digits; the first epoch makes it, the second run only reads it."""
     caches = {"unlabeled_features": str(tmp_path / "u"), "triplet_features": str(tmp_path / "t")}
     expected_values, expected = gradients(set_up(settings))
@@ -309,12 +309,12 @@ def test_a_cache_gives_what_pixels_give(settings, encoder_path, tmp_path):
 def _open_streams_late(rank, barrier, settings):
     arguments = HybridTrainingArguments(**settings)
     model, processor = load_model(arguments)
-    time.sleep(rank)  # the other is done by then: it alone has pictures to encode
+    time.sleep(rank)  # the other is done by then: it alone has images to encode
     streams = open_streams(["unlabeled"], arguments, model, processor, Share(rank, 2), lambda: barrier.wait(60))
     assert len(streams["unlabeled"].images) == 20
 
 
-def test_processes_that_make_a_cache_wait_for_each_other(settings, tmp_path):
+def test_processes_that_store_features_wait_for_each_other(settings, tmp_path):
     """Also where one comes so late that the others could have finished the cache without it."""
     settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features")}
     barrier = CONTEXT.Barrier(2)
@@ -323,8 +323,8 @@ def test_processes_that_make_a_cache_wait_for_each_other(settings, tmp_path):
 
 
 @pytest.fixture
-def other_pictures(picture_folder, tmp_path):
-    """A folder of pictures, as a function of what they are: the same elsewhere, others of the same names, ..."""
+def other_images(picture_folder, tmp_path):
+    """Makes a folder of images: the same ones elsewhere, others with the same names, ..."""
 
     def build(kind):
         folder = shutil.copytree(picture_folder, tmp_path / kind)
@@ -350,24 +350,24 @@ def other_pictures(picture_folder, tmp_path):
         ("fewer", r"07\.png"),
     ],
 )
-def test_a_cache_of_other_pictures_is_refused(settings, tmp_path, other_pictures, kind, message):
+def test_features_of_other_images_are_refused(settings, tmp_path, other_images, kind, message):
     settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features"), "encode_batch_size": 20}
     set_up(settings)
-    settings["unlabeled"] = str(other_pictures(kind))
+    settings["unlabeled"] = str(other_images(kind))
     with pytest.raises(ValueError, match=rf"/features .*{message}") if message else contextlib.nullcontext():
         set_up(settings)
 
 
-def test_the_triplets_pictures_are_those_of_their_cache(settings, tmp_path, other_pictures):
+def test_the_triplets_images_are_those_of_their_features(settings, tmp_path, other_images):
     """The cache may hold more; where both have an image, it is the same."""
     settings |= {"objective": "triplet", "triplet_features": str(tmp_path / "features")}
     build_trainer(settings, objective="zs", unlabeled_features=settings["triplet_features"]).setup()
     set_up(settings)
     with pytest.raises(ValueError, match=r"/features .*\.png"):
-        set_up(settings, triplet_images=str(other_pictures("others")))
+        set_up(settings, triplet_images=str(other_images("others")))
 
 
-def test_a_cache_is_used_without_its_pictures(settings, tmp_path, caplog):
+def test_stored_features_are_used_without_their_images(settings, tmp_path, caplog):
     settings |= {"objective": "zs", "unlabeled_features": str(tmp_path / "features")}
     set_up(settings)
     set_up(settings, unlabeled="/nowhere")
@@ -563,7 +563,7 @@ def test_what_does_not_fit_is_said_at_setup(settings, changes, message):
         build_trainer(settings, **changes).setup()
 
 
-def test_a_cache_of_another_encoder_or_preprocessing_is_refused(settings, encoder_path, picture_folder, tmp_path):
+def test_features_of_another_encoder_or_preprocessing_are_refused(settings, encoder_path, picture_folder, tmp_path):
     from conftest import build_model, build_processor
 
     model = HyCIRModel.from_encoder(encoder_path, 3)

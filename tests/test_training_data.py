@@ -39,7 +39,7 @@ def test_syncir_triplets(syncir_folder, picture_folder):
     assert len(triplets.without(["03.png"])) == 18
 
 
-def test_syncir_triplets_without_pictures_find_those_of_their_source(tmp_path):
+def test_syncir_triplets_without_images_find_those_of_their_source(tmp_path):
     triplets = open_triplets(str(EMOJI / "syncir"))
     rows, targets = triplets.rows()
     assert len(rows) == len(targets) == len(triplets) > 2000
@@ -84,10 +84,10 @@ def test_a_file_of_ones_own_triplets(suffix, picture_folder, tmp_path):
 def test_ids_in_a_csv_stay_as_they_are_written(tmp_path):
     random_picture(0).save(tmp_path / "007.png")
     random_picture(1).save(tmp_path / "8.png")
-    pictures = {"image_id": ["007", "8"], "image": [str(tmp_path / f"{id_}.png") for id_ in ("007", "8")]}
-    Dataset.from_dict(pictures).cast_column("image", Image()).to_parquet(tmp_path / "pictures.parquet")
+    images = {"image_id": ["007", "8"], "image": [str(tmp_path / f"{id_}.png") for id_ in ("007", "8")]}
+    Dataset.from_dict(images).cast_column("image", Image()).to_parquet(tmp_path / "images.parquet")
     (tmp_path / "mine.csv").write_text("reference_id,target_id,query_text\n007,8,red\n")
-    assert open_triplets(str(tmp_path / "mine.csv"), images=str(tmp_path / "pictures.parquet")).rows() == ([0], [1])
+    assert open_triplets(str(tmp_path / "mine.csv"), images=str(tmp_path / "images.parquet")).rows() == ([0], [1])
 
 
 def test_lasco_cirr_and_fashioniq(picture_folder, tmp_path):
@@ -185,7 +185,7 @@ def test_every_row_once_an_epoch_and_never_twice_in_a_batch():
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_shares_make_up_the_global_batch(syncir_folder, picture_folder, count):
-    """Broken pictures too: whoever meets one takes the next of the global batch."""
+    """Also with a broken image, which the next one of the global batch replaces."""
     (picture := picture_folder / "broken.png").write_bytes(b"broken")
     try:
         images, triplets = open_images(str(picture_folder)), open_triplets(str(syncir_folder))
@@ -236,7 +236,7 @@ def test_an_error_that_cannot_be_pickled_is_told():
     assert str(batches._picklable(_TwoPartError("a", "b"))) == "_TwoPartError: a: b"
 
 
-def test_a_batch_without_a_readable_picture_stops(tmp_path):
+def test_a_batch_without_a_readable_image_stops(tmp_path):
     for name in "abcd":
         (tmp_path / f"{name}.png").write_bytes(b"broken")
     rows = UnlabeledRows(open_images(str(tmp_path)), build_processor(), 4, 0, Share())

@@ -1,7 +1,7 @@
 """The text side of a training step, without useless work.
 
 Prompts are sorted by length, and each group is cut to its longest prompt. If the encoder is causal (CLIP), the words
-that all prompts begin with ("a photo of") are encoded once: their keys and values are the same in every prompt and step.
+that all prompts begin with ("a photo of") are encoded once: their keys and values never change.
 """
 
 from collections.abc import Iterator, Mapping
