@@ -232,7 +232,7 @@ class HybridTrainer:
 
     def _run_trained(self, tasks: list[Task]) -> list[Tensor]:
         """Run the trained part once on all processes' rows of all tasks. Returns this process's rows of each task."""
-        gathered = [[self._gather(one) for one in task.inputs] for task in tasks]
+        gathered = [[self.accelerator.gather(one) for one in task.inputs] for task in tasks]  # without gradient
         inputs = [torch.cat(column) for column in zip(*gathered, strict=True)]
         outputs = self.wrapped(*inputs).float().split([len(columns[0]) for columns in gathered])
         return [self.share.of(output) for output in outputs]
@@ -265,16 +265,10 @@ class HybridTrainer:
             backward_in_chunks(chunks, loss_of, self.accelerator.backward)
         return means
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        """All processes' rows, without gradient."""
-        return self.accelerator.gather(rows) if self.share.count > 1 else rows
-
     def _means(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Means over all processes."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
-        if self.share.count > 1:
-            stacked = self.accelerator.reduce(stacked, reduction="mean")
-        return dict(zip(values, stacked.tolist(), strict=True))
+        return dict(zip(values, self.accelerator.reduce(stacked, reduction="mean").tolist(), strict=True))
 
     def _check_finite(self, batch: Batch, found: dict[str, float]) -> None:
         if all(math.isfinite(value) for value in found.values()):
