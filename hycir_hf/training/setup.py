@@ -66,10 +66,7 @@ def check_installed(arguments: HybridTrainingArguments) -> None:
     for name in arguments.report_to:
         modules = (name, "tensorboardX") if name == "tensorboard" else (name,)
         if name in trackers and not any(importlib.util.find_spec(module) for module in modules):
-            raise ImportError(
-                f"report_to names the tracker {name!r}, which is not installed. Run `pip install {name}`, or leave it "
-                "out."
-            )
+            raise ImportError(f"The tracker {name!r} of report_to is not installed. Run `pip install {name}`.")
 
 
 def build_accelerator(arguments: HybridTrainingArguments) -> Accelerator:
@@ -238,9 +235,7 @@ class _StreamOpener:
     def _batch_size(self, name: str) -> int:
         size, count = getattr(self.arguments, name), self.share.count
         if size % count:
-            raise ValueError(
-                f"{name} is {size}, which {count} processes cannot share evenly. Choose a multiple of {count}."
-            )
+            raise ValueError(f"{name} is {size}, but {count} processes share it. Choose a multiple of {count}.")
         return size
 
     def _images(self) -> ImageSource | ImageStream:

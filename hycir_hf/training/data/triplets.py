@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
+from datasets import load_dataset
 
 from ...files import read_json, read_record
 from ...images.sources import FolderSource, ImageSource, source_from_record
@@ -122,8 +123,6 @@ def _find_kind(path: str) -> str:
 
 def _open_syncir(path: str, images: str | None, split: str | None) -> Triplets:
     """SynCir's dataset, configs "triplets" and "images". `images` may name other images with the same ids."""
-    from datasets import load_dataset
-
     try:
         loaded = load_dataset(path, "triplets")
     except Exception as error:  # datasets raises nearly everything
