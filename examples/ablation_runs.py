@@ -31,8 +31,7 @@ from hycir_hf.evaluation import (
 from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 from hycir_hf.training.arguments import read_config
 from hycir_hf.training.data import Share
-from hycir_hf.training.streams import open_streams
-from hycir_hf.training.trainer import load_model
+from hycir_hf.training.setup import load_model, open_streams
 
 FILTERED, UNFILTERED, LASCO = "filtered", "unfiltered", "lasco"
 _FILTER_REASON = "low "  # what the filter in language space (and SynCir's checks) dropped: "low similarity: 0.5 < 0.62"
