@@ -115,7 +115,7 @@ def test_incomplete_or_foreign_features_are_not_opened(build, model, picture_fol
     assert len(features) == 20
     with pytest.raises(ValueError, match=rf"{model.encoder_fingerprint()}.*another"):
         FeatureStore.open(tmp_path / "part", "another")
-    with pytest.raises(ValueError, match="preprocessing.*another"):
+    with pytest.raises(ValueError, match=r"preprocessing.*another"):
         features.check("preprocessing", "another")
 
 

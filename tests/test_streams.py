@@ -147,13 +147,13 @@ def test_streams_of_shards_and_wrong_columns(syncir_folder, tmp_path):
         assert [id_ for id_, _ in stream] == [str(name) for name in range(8)]
     with pytest.raises(ValueError, match=r"gone\.tar"):
         ImageStream(f"{tmp_path}/gone.tar")
-    with pytest.raises(ValueError, match=r"image.*\['image_id', 'image'\]"):
-        ImageStream(f"{syncir_folder}:images", image_column="image")
+    with pytest.raises(ValueError, match=r"photo.*\['image_id', 'image'\]"):
+        ImageStream(f"{syncir_folder}:images", image_column="photo")
     with pytest.raises(ValueError, match=r"image or jpg or png or webp"):
         ImageStream(f"{syncir_folder}:triplets")
     Dataset.from_dict({"image": []}).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="no image"):
-        next(ImageStream(str(tmp_path / "empty.parquet"), image_column="image").samples())
+        next(ImageStream(str(tmp_path / "empty.parquet"), image_column="photo").samples())
 
 
 def test_a_stream_of_json_lines(picture_folder, tmp_path):

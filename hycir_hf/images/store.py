@@ -141,6 +141,10 @@ class ImageStore:
             if path.name not in seen:
                 self._take(path.name)
 
+    def stamps(self) -> list[str]:
+        """Stamps of `ids`, of a complete store."""
+        return _texts(_read_arrow(self.directory / IMAGE_STORE.read(self.directory / MANIFEST)["rows_file"])["stamp"])
+
     def knows(self, image_id: str, stamp: str) -> bool:
         """Whether an image was stored or noted as unreadable."""
         return _key(image_id, stamp) in self._known
