@@ -153,7 +153,7 @@ def test_streams_of_shards_and_wrong_columns(syncir_folder, tmp_path):
         ImageStream(f"{syncir_folder}:triplets")
     Dataset.from_dict({"image": []}).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="no image"):
-        next(ImageStream(str(tmp_path / "empty.parquet"), image_column="photo").samples())
+        next(ImageStream(str(tmp_path / "empty.parquet"), image_column="image").samples())
 
 
 def test_a_stream_of_json_lines(picture_folder, tmp_path):
