@@ -26,7 +26,7 @@ from transformers import AutoProcessor
 
 import hycir_hf.processing_hycir as processing
 from hycir_hf import HyCIRModel, HyCIRProcessor
-from hycir_hf.processing_hycir import load_image
+from hycir_hf.images_hycir import load_image
 
 HOLES = [-1] * NUM_PSEUDO_TOKENS
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from ..processing_hycir import load_image
+from ..images_hycir import load_image
 from .sources import ImageSource
 from .streams import ImageStream, loader_of, returning
 

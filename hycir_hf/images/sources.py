@@ -64,7 +64,7 @@ class FolderSource:
 
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError or OSError naming the file if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
+        from ..images_hycir import load_image  # here, since it loads torch
 
         return load_image(self.root / self.ids[row])
 
@@ -110,7 +110,7 @@ class DatasetSource:
 
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError naming data set, row and id if it is broken."""
-        from ..processing_hycir import load_image
+        from ..images_hycir import load_image
 
         entry = self._dataset[row][self.image_column]
         try:

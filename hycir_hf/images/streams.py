@@ -65,7 +65,7 @@ class TarSource:
 
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError naming shard and sample if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
+        from ..images_hycir import load_image  # here, since it loads torch
 
         shard, offset, size = self._places[row]
         try:
@@ -165,7 +165,7 @@ class TsvSource:
 
     def load(self, row: int) -> Any:
         """The picture, PIL in RGB; ValueError or OSError naming the file if it is broken."""
-        from ..processing_hycir import load_image  # here, since it loads torch
+        from ..images_hycir import load_image  # here, since it loads torch
 
         return load_image(self.folder / self.ids[row])
 

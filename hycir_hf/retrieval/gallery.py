@@ -490,7 +490,7 @@ def prepare_image(processor: Any, image: Any, position: int | None = None) -> Ma
     Raises:
         ValueError: If the image is broken.
     """
-    from ..processing_hycir import load_image  # here, since it loads torch
+    from ..images_hycir import load_image  # here, since it loads torch
 
     return processor(images=[load_image(image, position)], return_tensors="pt")
 

@@ -51,7 +51,7 @@ def read_references(gallery: Gallery, directory: str | os.PathLike, names: Seque
     Raises:
         ValueError: If a name is neither, or a picture is broken.
     """
-    from ..processing_hycir import load_image
+    from ..images_hycir import load_image
 
     images, gallery_ids = [], []
     pictures: GalleryPictures | None = None

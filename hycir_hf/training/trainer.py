@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..losses import backward_in_chunks
+from ..losses import backward_in_chunks, hybrid_loss
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from .arguments import NOT_IN_RESUME, HybridTrainingArguments
@@ -259,8 +259,7 @@ class HybridTrainer:
             parts = features.split([len(order) for order in orders])
             for (name, task), order, part in zip(tasks.items(), orders, parts, strict=True):
                 values[name] = task.loss(part[order])
-            weighted = [getattr(self.arguments, f"{name}_weight", 1.0) * value for name, value in values.items()]
-            values["loss"] = torch.stack(weighted).sum()
+            values["loss"] = hybrid_loss(values, {name: getattr(self.arguments, f"{name}_weight", 1.0) for name in values})
             num_broken = torch.tensor(float(batch.num_broken), device=features.device)
             means.update(self._means({**values, "num_broken": num_broken}))
             self._check_finite(batch, {name: means[name] for name in values})

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...images.feature_cache import FeatureCache
 from ...images.streams import ImageSource, ImageStream, loader_of, returning
-from ...processing_hycir import load_image
+from ...images_hycir import load_image
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)
