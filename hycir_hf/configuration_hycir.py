@@ -119,7 +119,7 @@ class HyCIRConfig(PreTrainedConfig):
         """Collect all complaints about the values, then raise once."""
         vocab_size = self.encoder_config.text_config.vocab_size
         complaints = [
-            f"{name} is {getattr(self, name)!r}, but must be {expected}"
+            f"{name} must be {expected}, but it is {getattr(self, name)!r}"
             for name, expected, is_good in (
                 ("num_pseudo_tokens", "an integer of at least 1", _is_int(self.num_pseudo_tokens, 1)),
                 ("mapper_hidden_size", "an integer of at least 1", _is_int(self.mapper_hidden_size, 1)),

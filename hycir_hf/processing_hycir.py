@@ -35,7 +35,7 @@ class HyCIRProcessor(ProcessorMixin):
         tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
         num_pseudo_tokens (`int`): K, the placeholders of one reference image.
         placeholder_token_id (`int`): As in `HyCIRConfig`.
-        prompt (`str`): As in `HyCIRConfig`. For an empty query text, `{text}` and the punctuation before it are removed.
+        prompt (`str`): As in `HyCIRConfig`. An empty query text also removes the punctuation before `{text}`.
         max_length (`int`, *optional*): The longest prompt in tokens. The default is the tokenizer's limit.
         pad_to_max_length (`bool`): Pad every batch to `max_length` and give no mask, as SigLIP was trained. By default
             a batch is padded to its longest prompt.
@@ -229,8 +229,8 @@ class HyCIRProcessor(ProcessorMixin):
             if wrapped[start : start + len(probe)] == probe:
                 return wrapped[:start], wrapped[start + len(probe) :]
         raise ValueError(
-            f"The tokenizer does not put its special tokens around the text: it turns 'a' into {wrapped} with them, and "
-            f"into {probe} without. Use the encoder's own tokenizer."
+            f"The tokenizer does not put its special tokens around the text: it turns 'a' into {wrapped} with and into "
+            f"{probe} without them. Use the encoder's own tokenizer."
         )
 
     def _cut(self, ids: list[int], num_others: int, text: str) -> list[int]:
@@ -255,8 +255,8 @@ class HyCIRProcessor(ProcessorMixin):
         """Refuse words that read as placeholders. This can only happen if the placeholder is an ordinary token."""
         if self.placeholder_token_id in ids:
             raise ValueError(
-                f"The query text {text!r} or the prompt contains the placeholder (token id {self.placeholder_token_id})."
-                f" Reword it, or use placeholder_token_id={RESERVED_PLACEHOLDER_ID}, which no text can contain."
+                f"The query text {text!r} or the prompt contains the placeholder, token id {self.placeholder_token_id}. "
+                f"Reword it, or use placeholder_token_id={RESERVED_PLACEHOLDER_ID}, which no text can contain."
             )
 
     def _pad(self, rows: list[list[int]]) -> dict[str, list[list[int]]]:

@@ -259,7 +259,9 @@ class HybridTrainer:
             parts = features.split([len(order) for order in orders])
             for (name, task), order, part in zip(tasks.items(), orders, parts, strict=True):
                 values[name] = task.loss(part[order])
-            values["loss"] = hybrid_loss(values, {name: getattr(self.arguments, f"{name}_weight", 1.0) for name in values})
+            values["loss"] = hybrid_loss(
+                values, {name: getattr(self.arguments, f"{name}_weight", 1.0) for name in values}
+            )
             num_broken = torch.tensor(float(batch.num_broken), device=features.device)
             means.update(self._means({**values, "num_broken": num_broken}))
             self._check_finite(batch, {name: means[name] for name in values})
