@@ -5,7 +5,7 @@ Shapes: B texts, I images, K pseudo tokens, L text length, D joint width, H text
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,8 @@ class DualEncoder:
         """Build an encoder with random weights."""
         return AutoModel.from_config(encoder_config)
 
-    def image_features(
-        self, encoder: PreTrainedModel, pixel_values: Tensor, image_inputs: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Encode images into the joint space: `(I, D)`, not normalised. `image_inputs` are from `image_inputs_of`."""
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
+        """Encode images into the joint space: `(I, D)`, not normalised."""
         return encoder.get_image_features(pixel_values=pixel_values, **image_inputs).pooler_output
 
     def text_features(self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -65,16 +63,14 @@ class DualEncoder:
 class Siglip2(DualEncoder):
     """Reads SigLIP 2, whose images are patches with a mask and the shape of their grid."""
 
-    def image_features(
-        self, encoder: PreTrainedModel, pixel_values: Tensor, image_inputs: Mapping[str, Tensor]
-    ) -> Tensor:
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
         """See `DualEncoder.image_features`."""
         if len(image_inputs) < 2:
             raise ValueError(
                 "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes together. Pass all three as the "
                 "processor makes them. Pass targets as target_features, from get_image_features."
             )
-        return super().image_features(encoder, pixel_values, image_inputs)
+        return super().image_features(encoder, pixel_values, **image_inputs)
 
 
 class BlipRetrieval(DualEncoder):
@@ -86,9 +82,7 @@ class BlipRetrieval(DualEncoder):
         """See `DualEncoder.build`."""
         return BlipForImageTextRetrieval._from_config(encoder_config)
 
-    def image_features(
-        self, encoder: PreTrainedModel, pixel_values: Tensor, image_inputs: Mapping[str, Tensor]
-    ) -> Tensor:
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
         """See `DualEncoder.image_features`."""
         states = encoder.vision_model(pixel_values=pixel_values).last_hidden_state
         return encoder.vision_proj(states[:, 0])  # (I, D)
@@ -112,10 +106,8 @@ def adapter_for(encoder_config: Any) -> DualEncoder:
     return {"blip": BlipRetrieval, "siglip2": Siglip2}.get(encoder_config.model_type, DualEncoder)()
 
 
-def image_inputs_of(
-    pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Collect what images need besides `pixel_values` (only SigLIP 2's do) into one mapping.
+def image_inputs_of(pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None) -> dict[str, Any]:
+    """Collect what SigLIP 2's images need besides `pixel_values` in one mapping. It is empty for other encoders.
 
     Called as `image_inputs_of(**image_inputs)`, it makes Python refuse an argument of another name.
     """

@@ -60,7 +60,7 @@ def load_image(image: Any, position: int | None = None) -> Image.Image:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether an error comes from the system and not from the image. Decoders raise OSErrors too, but without number."""
+    """Whether an error comes from the system and not from the image. The OSErrors of decoders have no number."""
     return isinstance(error, OSError) and error.errno is not None and error.errno not in _ABOUT_THE_FILE
 
 

@@ -32,14 +32,7 @@ def zero_shot_loss(
 ) -> Tensor:
     """L_ZS (Eq. 2): each unlabeled image finds its own prompt, "a photo of [$ $ $ $]", and the prompt its image.
 
-    Args:
-        prompt_features (`torch.FloatTensor` of shape `(B, D)`): f_ref_txt, of the images' prompts. Unit L2 norm.
-        image_features (`torch.FloatTensor` of shape `(B, D)`): f_ref_img, of the same images. Unit L2 norm.
-        logit_scale (`torch.FloatTensor` or `float`): As in `contrastive_loss`.
-        gather (`bool`): As in `contrastive_loss`.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+    Args are as in `contrastive_loss`: the prompts' features (f_ref_txt) and the same images' features (f_ref_img).
     """
     return contrastive_loss(prompt_features, image_features, logit_scale, gather)
 
@@ -49,14 +42,7 @@ def triplet_loss(
 ) -> Tensor:
     """L_triplet (Eq. 3): each composed query finds its target image, and the target image its query.
 
-    Args:
-        composed_features (`torch.FloatTensor` of shape `(B, D)`): f_composed, of the queries. Unit L2 norm.
-        target_features (`torch.FloatTensor` of shape `(B, D)`): f_target_img, of their target images. Unit L2 norm.
-        logit_scale (`torch.FloatTensor` or `float`): As in `contrastive_loss`.
-        gather (`bool`): As in `contrastive_loss`.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+    Args are as in `contrastive_loss`: the queries' features (f_composed) and their target images' (f_target_img).
     """
     return contrastive_loss(composed_features, target_features, logit_scale, gather)
 

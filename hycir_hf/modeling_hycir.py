@@ -36,8 +36,7 @@ class HyCIROutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`): L_ZS (Eq. 2) or L_triplet (Eq. 3), if it was asked for.
         logits_per_query (`torch.FloatTensor` of shape `(B, B)`): Cosine similarities times the encoder's logit scale.
         query_features (`torch.FloatTensor` of shape `(B, D)`): Composed features, unit L2 norm.
-        target_features (`torch.FloatTensor` of shape `(B, D)`): Unit L2 norm; the reference images' own features where
-            no targets were given.
+        target_features (`torch.FloatTensor` of shape `(B, D)`): Unit L2 norm. Without targets, the reference images'.
         pseudo_tokens (`torch.FloatTensor` of shape `(I, K, H)`): The mapper's output.
     """
 
@@ -72,7 +71,6 @@ class PseudoTokenMapper(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.output = nn.Linear(width, config.num_pseudo_tokens * config.text_hidden_size)
         self.is_fresh = False
-        self.register_load_state_dict_post_hook(_note_loaded)
 
     def forward(self, image_features: Tensor) -> Tensor:
         """Map image features `(I, D)` to pseudo tokens `(I, K, H)`."""
@@ -84,9 +82,10 @@ class PseudoTokenMapper(nn.Module):
         self.is_fresh = self.is_fresh and not mode
         return super().train(mode)
 
-
-def _note_loaded(mapper: PseudoTokenMapper, incompatible_keys: Any) -> None:
-    mapper.is_fresh = False
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load, as torch does for this module or one around it. A loaded mapper is no longer fresh."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self.is_fresh = False
 
 
 class HyCIRModel(HyCIRPreTrainedModel):
@@ -104,11 +103,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
     def __init__(self, config: HyCIRConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self._adapter = adapter_for(config.encoder_config)
-        if encoder is None:
-            encoder = self._adapter.build(config.encoder_config)
-        else:
-            mark_initialized(encoder)
-        self.encoder = encoder
+        self.encoder = self._adapter.build(config.encoder_config) if encoder is None else mark_initialized(encoder)
         self.mapper = PseudoTokenMapper(config)
         self.post_init()
         frozen(self)
@@ -125,13 +120,13 @@ class HyCIRModel(HyCIRPreTrainedModel):
     ) -> "HyCIRModel":
         """Build a model from a pretrained encoder and a fresh mapper, to be trained.
 
-        The first composed query logs a warning, unless the mapper was trained, or weights were loaded into it.
+        The first composed query logs a warning if the mapper was neither trained nor loaded until then.
 
         Args:
-            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself (not copied; frozen).
+            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself. It is frozen, not copied.
             num_pseudo_tokens (`int`): K.
-            dtype (`torch.dtype`, *optional*): Of encoder and mapper. By default a given encoder's own, or float32, in
-                which a mapper trains best.
+            dtype (`torch.dtype`, *optional*): Precision of encoder and mapper. By default the dtype of an encoder that
+                is given itself, and otherwise float32, in which a mapper trains best.
             attn_implementation (`str`, *optional*): The encoder's attention, for example "sdpa".
             **config_kwargs: Further fields of `HyCIRConfig`.
 
@@ -173,14 +168,10 @@ class HyCIRModel(HyCIRPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(I, 3, height, width)`): The reference images, or
             image_features (`torch.FloatTensor` of shape `(I, D)`): their features, not normalised.
             target_pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`, *optional*): The targets, or
-            target_features (`torch.FloatTensor` of shape `(B, D)`): their features; normalised here.
-            pixel_attention_mask (*optional*): SigLIP 2's further input for the reference images. It and the next are
-                spelled out, since transformers' trainer drops the columns that `forward` does not name.
-            spatial_shapes (*optional*): SigLIP 2's further input for the reference images.
+            target_features (`torch.FloatTensor` of shape `(B, D)`): their features. They are normalised here.
+            pixel_attention_mask (*optional*): SigLIP 2's further input for the reference images.
+            spatial_shapes (*optional*): Likewise. Both are named: transformers' trainer drops columns that are not.
             return_loss (`bool`): Whether to compute the loss.
-
-        Returns:
-            `HyCIROutput`
 
         Raises:
             ValueError: If inputs are missing, or placeholders, images and targets do not match in number.
@@ -304,11 +295,11 @@ class HyCIRModel(HyCIRPreTrainedModel):
         self._adapter.text_model(self.encoder).set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "HyCIRModel":
-        """Switch the mapper between training and evaluation; the frozen encoder stays in eval mode."""
+        """Switch the mapper between training and evaluation. The frozen encoder stays in eval mode."""
         super().train(mode)
         self.encoder.eval()
         for module in self._adapter.text_model(self.encoder).modules():
-            # A layer checkpoints only while its own flag says training; its parts (dropout) stay in eval mode.
+            # A layer checkpoints only if its own flag says training. Its parts (dropout) stay in eval mode.
             if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
                 module.training = mode
         return self
@@ -326,7 +317,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
                 "HyCIRModel needs the reference images as pixel_values or image_features. Make pixel_values with "
                 "HyCIRProcessor, or image_features with get_image_features(..., normalize=False)."
             )
-        return self._adapter.image_features(self.encoder, pixel_values.to(self.dtype), further)
+        return self._adapter.image_features(self.encoder, pixel_values.to(self.dtype), **further)
 
     @torch.compiler.disable
     def _encode_prompts(self, input_ids: Tensor, attention_mask: Tensor | None, pseudo_tokens: Tensor) -> Tensor:
@@ -345,9 +336,9 @@ class HyCIRModel(HyCIRPreTrainedModel):
         found = int(is_placeholder.sum())
         if found != expected:
             raise ValueError(
-                f"The prompts hold {found} placeholders, but {pseudo_tokens.shape[0]} reference images need {expected} "
-                f"({pseudo_tokens.shape[1]} each). Give as many images as prompts ask for, and make the prompts with a "
-                f"HyCIRProcessor whose num_pseudo_tokens is {pseudo_tokens.shape[1]}."
+                f"input_ids holds {found} placeholders, but {pseudo_tokens.shape[0]} reference images need {expected}. "
+                "Give each prompt its images, and make the prompts with a HyCIRProcessor whose num_pseudo_tokens is "
+                f"{pseudo_tokens.shape[1]}."
             )
         return self._adapter.prompt_features(self.encoder, input_ids, attention_mask, is_placeholder, pseudo_tokens)
 

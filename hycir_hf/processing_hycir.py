@@ -255,7 +255,7 @@ class HyCIRProcessor(ProcessorMixin):
         """Refuse words that read as placeholders. This can only happen if the placeholder is an ordinary token."""
         if self.placeholder_token_id in ids:
             raise ValueError(
-                f"The query text {text!r} or the prompt contains the placeholder, token id {self.placeholder_token_id}. "
+                f"The query text {text!r} or the prompt contains the placeholder (id {self.placeholder_token_id}). "
                 f"Reword it, or use placeholder_token_id={RESERVED_PLACEHOLDER_ID}, which no text can contain."
             )
 

@@ -137,10 +137,11 @@ def frozen(loaded: Any) -> Any:
     return loaded
 
 
-def mark_initialized(encoder: PreTrainedModel) -> None:
+def mark_initialized(encoder: PreTrainedModel) -> PreTrainedModel:
     """Tell transformers not to touch a given encoder's weights when it initialises the mapper's."""
     for part in (*encoder.modules(), *encoder.parameters(), *encoder.buffers()):
         part._is_hf_initialized = True
+    return encoder
 
 
 @contextmanager
