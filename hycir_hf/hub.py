@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import validate_repo_id
 
 from .hub_cleaning import TEXT_SUFFIXES, clean_texts
-from .modeling_hycir import is_hub_id
+from .names import is_hub_id
 from .reports.cards import ModelCardFacts, complete_card, read_card
 
 UPLOADED_SUFFIXES = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from .modeling_hycir import is_hub_id
+from .names import is_hub_id
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".svg", ".yaml", ".yml", ".csv")
 _STRUCTURED_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")

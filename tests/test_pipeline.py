@@ -63,7 +63,7 @@ def test_a_call_has_its_own_gallery_k_and_exclusions(retrieve, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_string_as_exclude_ids_is_refused_whatever_the_batch(retrieve, batch_size):
-    with pytest.raises(ValueError, match=r"Expected exclude_ids as a list of ids, but found the string '1'"):
+    with pytest.raises(ValueError, match=r"exclude_ids.*'1'"):
         retrieve([QUERIES[0] | {"exclude_ids": "1"}, QUERIES[1]], batch_size=batch_size)
 
 
@@ -79,16 +79,16 @@ def test_several_reference_images(retrieve):
 
 
 def test_wrong_use_is_named(folder, retrieve):
-    with pytest.raises(ValueError, match=r"found \['image'\]"):
+    with pytest.raises(ValueError, match=r"\['image'\]"):
         retrieve({"image": PICTURES[0]})
-    with pytest.raises(ValueError, match="found str"):
+    with pytest.raises(ValueError, match=r"\bstr\b"):
         retrieve(["make it night"])
-    with pytest.raises(ValueError, match=r"found \['top_k'\]"):
+    with pytest.raises(ValueError, match=r"\['top_k'\]"):
         retrieve(QUERIES[0], top_k=3)
-    with pytest.raises(ValueError, match="Expected a gallery"):
+    with pytest.raises(ValueError, match="gallery="):
         pipeline("composed-image-retrieval", model=str(folder))(QUERIES[0])
     other = HyCIRModel.from_encoder(build_encoder("clip", seed=5), 3)
-    with pytest.raises(ValueError, match="Expected the encoder that made this gallery"):
+    with pytest.raises(ValueError, match=other.encoder_fingerprint()):
         retrieve(QUERIES[0], gallery=Gallery.from_images(other, build_processor(), PICTURES, progress=False))
 
 

@@ -14,7 +14,7 @@ import torch
 from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.app import build_app, launch_app
 from hycir_hf.cli.main import main as hycir
-from hycir_hf.modeling_hycir import is_hub_id
+from hycir_hf.names import is_hub_id
 
 HERE = Path(__file__).resolve().parent
 EMOJI = HERE.parent / "emoji"

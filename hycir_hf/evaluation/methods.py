@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..processing_hycir import load_image
+from ..images_hycir import load_image
 from ..retrieval.gallery import prepare_image
 from .benchmarks import BenchmarkPart, reference_ids_of
 from .pictures import open_picture

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..processing_hycir import load_image
+from ..images_hycir import load_image
 from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page
 from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
 from .evaluate import Evaluation, PartRankings

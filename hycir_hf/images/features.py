@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images_hycir import load_image
 from ..modeling_hycir import HyCIRModel
-from ..processing_hycir import HyCIRProcessor, load_image
+from ..processing_hycir import HyCIRProcessor
 from .encoding import EncodingReport, encode_images
 from .sources import ImageSource
 from .store import ImageStore

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..modeling_hycir import is_hub_id
+from ..names import is_hub_id
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it has none for composed image retrieval

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..images.sources import GalleryImages, source_from_record
-from ..processing_hycir import load_image
+from ..images_hycir import load_image
 from .gallery import Gallery
 
 

@@ -244,7 +244,7 @@ class _StoredPictures:
 
     def load(self, id_: str) -> Any:
         """The picture of an id."""
-        from ..processing_hycir import load_image
+        from ..images_hycir import load_image
 
         if self._place is None:
             self._place = {found: place for path in self.paths for found, place in _ids_of(path)}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..losses import contrastive_loss, phrase_loss, projection_loss
+from ..losses import phrase_loss, projection_loss, triplet_loss, zero_shot_loss
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from .data.batches import CONCEPT, PHRASE, Batch, ImageBatch
@@ -67,14 +67,14 @@ class _ModelTerm:
         images.features = images.features.to(self.model.device).float()
         return images.features
 
-    def _contrast(self, target_features: Tensor) -> Callable[[Tensor], Tensor]:
-        """The contrastive loss against targets, with negatives from every process."""
+    def _against(self, loss: Callable[..., Tensor], target_features: Tensor) -> Callable[[Tensor], Tensor]:
+        """A loss against these targets, with negatives from all processes."""
         targets = F.normalize(target_features, dim=-1)
-        return lambda features: contrastive_loss(features, targets, self.model.logit_scale, gather=True)
+        return lambda features: loss(features, targets, self.model.logit_scale, gather=True)
 
 
 class ZeroShotTerm(_ModelTerm):
-    """L_ZS (Eq. 1): an image finds its own prompt, "a photo of [$ $ $ $]"."""
+    """L_ZS (Eq. 2): an image finds its own prompt, "a photo of [$ $ $ $]"."""
 
     stream = "unlabeled"
 
@@ -86,11 +86,11 @@ class ZeroShotTerm(_ModelTerm):
         """See `Term.task`."""
         features = self._image_features(_part(batch.unlabeled).images)  # (U, D)
         prompts = {name: value.expand(len(features), -1) for name, value in self.prompt.items()}
-        return Task((features,), prompts, self._contrast(features))
+        return Task((features,), prompts, self._against(zero_shot_loss, features))
 
 
 class TripletTerm(_ModelTerm):
-    """L_triplet (Eq. 2): reference image and query text find the target image."""
+    """L_triplet (Eq. 3): reference image and query text find the target image."""
 
     stream = "triplets"
 
@@ -99,7 +99,8 @@ class TripletTerm(_ModelTerm):
         triplets = _part(batch.triplets)
         references = self._image_features(triplets.references)  # (T, D)
         prompts = self.processor(text=triplets.query_texts, return_tensors="pt")
-        return Task((references,), prompts, self._contrast(self._image_features(triplets.targets)))
+        targets = self._image_features(triplets.targets)
+        return Task((references,), prompts, self._against(triplet_loss, targets))
 
 
 class PhrasesTerm(_ModelTerm):
@@ -179,7 +180,7 @@ class CombinerTerm(_ModelTerm):
         references = self._image_features(triplets.references)  # (T, D)
         texts = self.processor(text=triplets.query_texts, compose=False)
         inputs = (references, plain_features(self.model, texts, normalize=False))
-        return Task(inputs, None, self._contrast(self._image_features(triplets.targets)))
+        return Task(inputs, None, self._against(triplet_loss, self._image_features(triplets.targets)))
 
 
 _FUNCTION_WORDS = frozenset(

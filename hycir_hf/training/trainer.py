@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..files import atomic_file, atomic_folder
-from ..losses import backward_in_chunks
+from ..losses import backward_in_chunks, hybrid_loss
 from .arguments import NOT_IN_RESUME, HybridTrainingArguments
 from .checkpoints import CheckpointFolder
 from .combiner import CombinerHead
@@ -252,8 +252,9 @@ class HybridTrainer:
             parts = features.split([len(order) for order in orders])
             for (name, task), order, part in zip(tasks.items(), orders, parts, strict=True):
                 values[name] = task.loss(part[order])
-            weighted = [getattr(self.arguments, f"{name}_weight", 1.0) * value for name, value in values.items()]
-            values["loss"] = torch.stack(weighted).sum()
+            values["loss"] = hybrid_loss(
+                values, {name: getattr(self.arguments, f"{name}_weight", 1.0) for name in values}
+            )
             num_broken = torch.tensor(float(batch.num_broken), device=features.device)
             means.update(self._means({**values, "num_broken": num_broken}))
             self._check_finite(batch, {name: means[name] for name in values})

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...files import passing_error
 from ...images import FeatureStore, ImageSource, ImageStream
-from ...processing_hycir import HyCIRProcessor, load_image
+from ...images_hycir import load_image
+from ...processing_hycir import HyCIRProcessor
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)
