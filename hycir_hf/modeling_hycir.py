@@ -123,7 +123,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         The first composed query logs a warning if the mapper was neither trained nor loaded until then.
 
         Args:
-            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself. It is frozen, not copied.
+            encoder (`str`, `Path` or `PreTrainedModel`): Hub id, folder, or the encoder itself, which is frozen.
             num_pseudo_tokens (`int`): K.
             dtype (`torch.dtype`, *optional*): Precision of encoder and mapper. By default the dtype of an encoder that
                 is given itself, and otherwise float32, in which a mapper trains best.
