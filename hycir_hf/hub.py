@@ -170,7 +170,7 @@ def _read(path: Path | None) -> str | None:
 def _with_license(text: str, license: str) -> str:
     """Set the licence of a dataset's card."""
     card = read_card(text, DatasetCard)
-    card.data.license = license
+    card.data["license"] = license
     return str(card)
 
 

@@ -252,7 +252,7 @@ def test_no_url_is_fetched(served, monkeypatch, position):
 def test_wrong_ports_and_texts_are_named(searcher, emoji, capsys):
     assert main(["app", str(emoji / "gallery"), "--model", str(MODEL), "--port", "99999"]) == 1
     assert "99999" in capsys.readouterr().err
-    with pytest.raises(gradio.Error, match="text.*None"):
+    with pytest.raises(gradio.Error, match=r"text.*None"):
         _search_endpoint(searcher)(None, searcher.ids[0])
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from conftest import build_encoder, build_model, build_processor, random_picture
+from markupsafe import escape
 from PIL import Image
 
 from hycir_hf import Gallery, HyCIRModel
@@ -201,7 +202,7 @@ def test_search_page_is_self_contained(indexed, tmp_path, capsys):
     assert f"Page: {page}" in capsys.readouterr().out
     reader = read_page(page.read_text(encoding="utf-8"))
     assert len(reader.images) == 1 + 5
-    assert "&lt;b&gt;&quot;night&quot;&lt;/b&gt; &amp; snow" in page.read_text(encoding="utf-8")
+    assert str(escape(text)) in page.read_text(encoding="utf-8")
     assert "left out: day/0.png" in page.read_text(encoding="utf-8")
 
 

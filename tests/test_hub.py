@@ -399,7 +399,7 @@ def test_public_asks_before(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert main(command) == 0 and not hub.repo("ann/emoji").private
     assert "(public)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="ann/emoji is public.*private=False"):
+    with pytest.raises(ValueError, match=r"ann/emoji is public.*private=False"):
         push_folder(folder, "ann/emoji")
     assert main([*command, "--yes"]) == 0
     push_folder(folder, "ann/private")

@@ -119,7 +119,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
             ]
 
         def handler(action: Callable[..., Session], tab: str | None = None) -> Callable[..., list[Any]]:
-            """Run an action on the session with the fields' values, then open a tab; after a new answer, the results."""
+            """Run an action on the session with the fields' values, then open a tab (after a new answer: results)."""
 
             def run(old: Session, query_text: str, method: str, k: float, *args: Any) -> list[Any]:
                 new = action(replace(old, query_text=query_text, method=method, k=int(k)), searcher, *args)

@@ -1,4 +1,7 @@
-"""The parts of the app's page that are HTML, made from `reports/templates/app`: images are data URIs, no file is served."""
+"""The parts of the app's page that are HTML, made from `reports/templates/app`.
+
+Images are data URIs: no file is served.
+"""
 
 from dataclasses import replace
 

@@ -83,7 +83,7 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
         every_query.append(_query_table(data, part, ranks))
         counts.append([part_title(part.name), *_count_wins(*ranks.values())])
     intro = (
-        f"{data.benchmark.title}, {data.split}. Below the tables, each part of the benchmark shows the queries in which "
+        f"{data.benchmark.title}, {data.split}. For each part of the benchmark you see the queries in which "
         f"“{first}” wins most against “{second}”, and those in which it loses most, by the rank of the first target. "
         "If a query has several wordings, only one is shown. A green frame marks a target. The last table lists the "
         "queries."
@@ -150,7 +150,9 @@ def _wins_and_losses(
             found = [_page_results(data, query, rankings[name], row) for name in (first, second)]
             references = [image for id_ in reference_ids_of(query) if (image := _image(data, id_)) is not None]
             label = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
-            note = f"{word} of {first} against {second}. {part_title(part.name).capitalize()}, query {query['query_id']}."
+            note = (
+                f"{word} of {first} against {second}. {part_title(part.name).capitalize()}, query {query['query_id']}."
+            )
             pages.append(
                 PageQuery(references, query["query_text"], found[0], note, label, titles[0], titles[1], found[1])
             )

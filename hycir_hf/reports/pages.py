@@ -1,6 +1,6 @@
-"""Self-contained HTML pages: style and images are embedded, there is no script. Light and dark follow the reader's system.
+"""Self-contained HTML pages: style and images are embedded, and there is no script.
 
-The HTML is in `templates/`; here are the facts that it shows.
+The HTML is in `templates/`, in light and dark colours. Here are the facts that it shows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,8 @@ class TrainingState:
 
     Args:
         step (`int`): Steps done.
-        log (`list[dict]`): Each entry has "step" and figures: losses, learning rate, samples per second, "validation/...".
+        log (`list[dict]`): Entries of "step" and figures: losses, learning rate, samples per second,
+            "validation/...".
         best_metric (`float`, *optional*): The metric of the best validation.
         best_step (`int`, *optional*): Its step.
         validations_without_better (`int`): Number of validations since then.
