@@ -165,7 +165,7 @@ def test_search_of_a_copy_can_name_its_id(indexed, tmp_path, capsys):
 class PageReader(HTMLParser):
     """Collects images, external addresses and unclosed tags."""
 
-    VOID = frozenset({"meta", "img", "br", "link", "!doctype"})
+    VOID = frozenset({"meta", "img", "br", "wbr", "link", "!doctype"})
 
     def __init__(self):
         super().__init__()
