@@ -195,4 +195,4 @@ def _name(data: BenchmarkData, id_: str) -> str:
 
 
 def _shown_rank(rank: int | None, depth: int) -> str:
-    return f"beyond {depth}" if rank is None else f"at {rank}"
+    return f"beyond rank {depth}" if rank is None else f"at rank {rank}"
