@@ -435,12 +435,13 @@ def test_a_refilter_finds_pictures_that_are_not_stored(folder, tmp_path, small_b
     monkeypatch.chdir(tmp_path)
     refilter(tmp_path / "out", {"similarity": 0.6})
     assert len(list((tmp_path / "out" / "assets").iterdir())) == 12
-    assert "not at hand" not in (tmp_path / "out" / "report.html").read_text()
+    assert 'class="missing"' not in (tmp_path / "out" / "report.html").read_text()
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
     recipe["source_record"] |= {"path": "gone", "relative": "gone"}
     (tmp_path / "out" / "recipe.json").write_text(json.dumps(recipe))
     refilter(tmp_path / "out", {"similarity": 0.6})
     assert "<img" not in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "report.html").read_text().count('class="missing"') == 80
 
 
 def test_refilter_equals_a_run_with_that_threshold(folder, tmp_path, small_blocks):
@@ -520,15 +521,15 @@ def test_the_card_says_whose_pictures_and_how_many(folder, tmp_path, small_block
     recipe = run(folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
-    assert f"Pictures: they keep those of their source, `{recipe['source']}`. " in card
-    assert "query texts from the LLM `echo`" in card
+    assert f"`{recipe['source']}`. Captions are from" in card
+    assert "LLM `echo`" in card
     rows = {name: load_dataset(str(tmp_path / "out"), name, split="train").num_rows for name in ("triplets", "images")}
     assert all(f"| `{name}` | {count:,} |" in card for name, count in rows.items())
     given = "CC BY 4.0, see https://licences.example/by?version=4"
     run(folder, tmp_path / "given", images_license=given)
-    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+    assert f"Images: {given}. " in (tmp_path / "given" / "README.md").read_text()
     refilter(tmp_path / "given", {"similarity": 0.6})
-    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+    assert f"Images: {given}. " in (tmp_path / "given" / "README.md").read_text()
 
 
 def test_nothing_that_is_written_names_this_machine_or_a_secret(folder, tmp_path, small_blocks, monkeypatch):

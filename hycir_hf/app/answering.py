@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..evaluation.methods import MAPPER, TRAINING_FREE, compose, encode_texts
 from ..images.sources import GalleryPictures
 from ..images_hycir import load_image
-from ..reports.pages import picture_uri
+from ..reports.render import image_uri as picture_uri
 from ..retrieval import Gallery, open_gallery_pictures
 from ..retrieval.gallery import prepare_image
 
