@@ -177,7 +177,7 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
     data = read_benchmark(place.benchmark, place.data, split)
     features = _picture_features(place, model, processor, data)
     evaluation = evaluate_benchmark(
-        model, processor, data, methods=methods, picture_features=features, model_name=path.parent.name
+        model, processor, data, methods=methods, image_features=features, model_name=path.parent.name
     )
     if evaluation.results is None:
         raise ValueError(f"Expected a split with answers, but {place.benchmark}'s {split} in {place.data} has none.")
@@ -192,7 +192,7 @@ def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor
     ids = hashlib.sha256("\n".join(data.pictures).encode()).hexdigest()[:16]
     path = place.work / "features" / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{ids}.safetensors"
     if not path.is_file():
-        features = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)
+        features = encode_images(model, processor, data.pictures, label=data.benchmark.title)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"features": features.contiguous()}, unfinished)

@@ -107,6 +107,7 @@ class HyCIRProcessor(ProcessorMixin):
         compose: bool = True,
         return_tensors: str | None = "pt",
         num_images: int = 1,
+        prompt: str | None = None,
     ) -> BatchFeature:
         """Prepare a batch.
 
@@ -119,6 +120,7 @@ class HyCIRProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*): "pt", "np" or `None` for lists.
             num_images (`int`): Reference images of each row if `images` is not given, because the model gets their
                 features.
+            prompt (`str`, *optional*): Prompt template for this batch; by default the processor's own.
 
         Returns:
             `BatchFeature`: With text, `input_ids` and `attention_mask` of shape `(B, L)`. With images, `pixel_values`
@@ -141,7 +143,7 @@ class HyCIRProcessor(ProcessorMixin):
                     "image alone). If a row has several images, put them in a list."
                 )
             counts = [len(row) for row in rows] if rows is not None else [num_images] * len(texts)
-            ids = self._composed_ids(texts, counts) if compose else self._plain_ids(texts)
+            ids = self._composed_ids(texts, counts, prompt or self.prompt) if compose else self._plain_ids(texts)
             data |= self._pad(ids)
         if rows is not None:
             loaded = [load_image(image, position=i) for i, image in enumerate(image for row in rows for image in row)]
@@ -188,13 +190,13 @@ class HyCIRProcessor(ProcessorMixin):
         """Names of the tensors that the processor makes."""
         return ["input_ids", "attention_mask", "pixel_values"]
 
-    def _composed_ids(self, texts: list[str], counts: list[int]) -> list[list[int]]:
+    def _composed_ids(self, texts: list[str], counts: list[int], prompt: str) -> list[list[int]]:
         """Build composed prompts. Pieces are tokenized apart, so no query text can make or break a placeholder."""
-        pairs = [_fill(self.prompt, text) for text in texts]
+        pairs = [_fill(prompt, text) for text in texts]
         befores = self._tokenize([before for before, _ in pairs])
         afters = self._tokenize([after for _, after in pairs])
         between = self._tokenize([" and"])[0]
-        is_text_first = self.prompt.index("{text}") < self.prompt.index("{image}")
+        is_text_first = prompt.index("{text}") < prompt.index("{image}")
         rows = []
         for text, before, after, count in zip(texts, befores, afters, counts, strict=True):
             image = [self.placeholder_token_id] * self.num_pseudo_tokens

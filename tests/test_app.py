@@ -22,7 +22,7 @@ from datasets import Image as ImageFeature
 from datasets import load_dataset
 from PIL import Image
 
-from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
+from hycir_hf import Gallery, ImageRetriever
 from hycir_hf.app import METHODS, GallerySearcher, build_app, launch_app
 from hycir_hf.app.page import _search_endpoint
 from hycir_hf.app.rendering import render_gallery, render_header, render_results
@@ -63,13 +63,12 @@ def emoji(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searcher(emoji):
-    model, processor = HyCIRModel.from_pretrained(MODEL).eval(), HyCIRProcessor.from_pretrained(MODEL)
-    return GallerySearcher(model, processor, Gallery.load(emoji / "gallery"), emoji / "gallery")
+    return GallerySearcher(ImageRetriever.load(emoji / "gallery"))
 
 
 @pytest.fixture(scope="module")
 def served(searcher, emoji):
-    page = build_app(searcher.model, searcher.processor, searcher.gallery, emoji / "gallery")
+    page = build_app(ImageRetriever.load(emoji / "gallery"))
     yield launch_app(page, "127.0.0.1", max_upload_mb=1, block=False).rstrip("/")
     page.close()
 
@@ -180,7 +179,7 @@ def test_without_pictures_ids_are_shown(emoji, searcher, tmp_path):
     gallery = Gallery.load(tmp_path / "moved")
     gallery.source = {"type": "dataset", "path": str(tmp_path / "gone"), "config": "images", "split": "test"}
     gallery.source |= {"relative": "../gone", "image_column": "image", "id_column": None}
-    blind = GallerySearcher(searcher.model, searcher.processor, gallery, tmp_path / "moved")
+    blind = GallerySearcher(ImageRetriever(searcher.encoder, gallery, tmp_path / "moved"))
     header = render_header(blind)
     assert re.search("61 [a-z]+ of gone / images / test", header) and 'role="alert"' in header
     assert str(tmp_path) not in header
@@ -194,7 +193,7 @@ def test_another_encoder_is_refused(emoji, searcher):
     gallery = Gallery.load(emoji / "gallery")
     gallery.encoder_fingerprint = "another"
     with pytest.raises(ValueError, match="encoder"):
-        build_app(searcher.model, searcher.processor, gallery, emoji / "gallery")
+        build_app(ImageRetriever(searcher.encoder, gallery, emoji / "gallery"))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +256,7 @@ def test_wrong_ports_and_texts_are_named(searcher, emoji, capsys):
 
 
 def test_a_host_that_is_not_loopback_is_warned_of(searcher, emoji, caplog):
-    page = build_app(searcher.model, searcher.processor, searcher.gallery, emoji / "gallery")
+    page = build_app(ImageRetriever.load(emoji / "gallery"))
     with pytest.raises(OSError, match=r"192\.0\.2\.1"):  # no machine has this address
         launch_app(page, "192.0.2.1", block=False)
     assert "192.0.2.1: everybody" in caplog.text
@@ -374,7 +373,7 @@ def test_a_space_without_local_paths_finds_its_pictures(emoji, searcher, tmp_pat
     assert str(emoji) not in (tmp_path / "gallery" / "manifest.json").read_text()
     moved = Gallery.load(tmp_path / "gallery")
     assert moved.source == {"type": "folder", "path": "pictures", "relative": "../pictures"}
-    assert GallerySearcher(searcher.model, searcher.processor, moved, tmp_path / "gallery").thumbnail(0)
+    assert GallerySearcher(ImageRetriever(searcher.encoder, moved, tmp_path / "gallery")).thumbnail(0)
 
 
 @pytest.mark.slow

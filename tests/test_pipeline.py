@@ -5,7 +5,7 @@ from transformers import pipeline
 
 import hycir_hf.integrations.transformers_pipeline
 from hycir_hf import Gallery, HyCIRModel
-from hycir_hf.retrieval import search_composed
+from hycir_hf.retriever import HyCIREncoder, ImageRetriever
 
 PICTURES = [random_picture(seed) for seed in range(12)]
 QUERIES = [{"image": random_picture(20 + i), "text": text} for i, text in enumerate(["make it night", "", "red hat"])]
@@ -26,7 +26,8 @@ def retrieve(folder):
 
 def expected(query, gallery, k=4, **options):
     model = build_model()
-    ranking = search_composed(model, build_processor(), gallery, [query["image"]], query["text"], k, **options)[0]
+    retriever = ImageRetriever(HyCIREncoder(model, build_processor()), gallery)
+    ranking = retriever.search(query["image"], query["text"], k, **options)[0]
     return [id_ for id_, _ in ranking], [score for _, score in ranking]
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..evaluation.methods import MAPPER
 from ..reports.render import STYLE
-from ..retrieval import Gallery
+from ..retrieval.queries import MAPPER
+from ..retriever import ImageRetriever
 from .answering import METHODS, GallerySearcher
 from .rendering import (
     CLICK_SCRIPT,
@@ -47,23 +47,20 @@ _UPLOAD_SECONDS = 3600  # uploads are deleted when older
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.PathLike) -> gr.Blocks:
+def build_app(retriever: ImageRetriever) -> gr.Blocks:
     """Build the search page of a gallery.
 
     Args:
-        model (`HyCIRModel`): In eval mode; its encoder made the gallery.
-        processor (`HyCIRProcessor`): The model's.
-        gallery (`Gallery`): The gallery to search.
-        directory (`str` or `Path`): The gallery's folder; its images are found from there.
+        retriever (`ImageRetriever`): With a gallery: `ImageRetriever.load("gallery")`.
 
     Returns:
         `gradio.Blocks`: Pass it to `launch_app`. Its one API endpoint is `/search` (text, reference_id, method, k).
 
     Raises:
-        ValueError: If another encoder made the gallery, or it is empty.
+        ValueError: If the gallery is empty.
     """
-    searcher = GallerySearcher(model, processor, gallery, directory)
-    start, opening = Session(k=min(Session.k, len(gallery))), Browsing(seed=0)
+    searcher = GallerySearcher(retriever)
+    start, opening = Session(k=min(Session.k, len(searcher.ids))), Browsing(seed=0)
     with _Page(
         title="Composed image search", analytics_enabled=False, delete_cache=(_UPLOAD_SECONDS, _UPLOAD_SECONDS)
     ) as page:
@@ -78,7 +75,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
                 text = gr.Textbox(label="What should change?", placeholder="make it night", max_lines=4, elem_id="text")
                 button = gr.Button("Search", variant="primary")
                 method = gr.Radio(_METHOD_LABELS, value=start.method, label="Method")
-                k = gr.Slider(1, min(_MAX_K, len(gallery)), value=start.k, step=1, label="Images shown (k)")
+                k = gr.Slider(1, min(_MAX_K, len(searcher.ids)), value=start.k, step=1, label="Images shown (k)")
             with gr.Column(scale=3, min_width=290):
                 message = gr.HTML(render_message(start), elem_id="message")
                 history = gr.HTML(render_history(start), elem_id="history", js_on_load=CLICK_SCRIPT)

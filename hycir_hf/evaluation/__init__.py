@@ -12,23 +12,18 @@ report.py       tables and the HTML page
 command.py      what `hycir evaluate` does
 """
 
+from ..retrieval.queries import MAPPER, TRAINING_FREE, compose, encode_texts, query_features, slerp
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, SubmissionFile
 from .command import run_comparison, run_evaluation, run_scoring
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
-    MAPPER,
-    TRAINING_FREE,
     Method,
     caption_features,
     combiner_method,
-    compose,
     encode_images,
-    encode_texts,
     language_method,
     part_features,
-    query_features,
-    slerp,
 )
 from .pictures import PictureRegion, open_picture
 from .reading import EMOJI_VENDORS, AnnotationsMissingError, read_benchmark

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..retrieval.queries import MAPPER, TRAINING_FREE
 from .benchmarks import BenchmarkData
 from .evaluate import Evaluation, evaluate_benchmark
-from .methods import MAPPER, TRAINING_FREE, Method
+from .methods import Method
 from .reading import read_benchmark
 from .report import difference_table, render_report, render_table, result_tables
 from .results import EvaluationResults, compare_results, main_method
