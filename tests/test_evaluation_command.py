@@ -52,7 +52,8 @@ def query(**values):
 
 def test_a_head_gets_features_as_the_encoder_gives_them(tiny):
     model, processor = tiny
-    features = dict(zip("ab", encode_images(model, processor, {"a": random_picture(0), "b": random_picture(1)}), strict=True))
+    images = {"a": random_picture(0), "b": random_picture(1)}
+    features = dict(zip("ab", encode_images(model, processor, images), strict=True))
     seen = {}
 
     def head(images, texts):
