@@ -169,7 +169,7 @@ def _results_path(place: Place, name: str, split: str = "val") -> Path:
 def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str) -> EvaluationResults:
     if path.is_file():
         kept = EvaluationResults.load(path)
-        asked = read_benchmark(place.benchmark, place.data, split, with_pictures=False)
+        asked = read_benchmark(place.benchmark, place.data, split, with_images=False)
         if kept.provenance["data"]["fingerprint"] == asked.fingerprint():
             return kept
     folder = place.runs / run.name / "model"
@@ -189,10 +189,10 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
 
 def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor, data: BenchmarkData) -> torch.Tensor:
     """The benchmark's pictures through the frozen encoder, once for all runs and splits with the same pictures."""
-    ids = hashlib.sha256("\n".join(data.pictures).encode()).hexdigest()[:16]
+    ids = hashlib.sha256("\n".join(data.images).encode()).hexdigest()[:16]
     path = place.work / "features" / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{ids}.safetensors"
     if not path.is_file():
-        features = encode_images(model, processor, data.pictures, label=data.benchmark.title)
+        features = encode_images(model, processor, data.images, label=data.benchmark.title)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"features": features.contiguous()}, unfinished)

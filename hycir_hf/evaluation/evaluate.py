@@ -87,10 +87,10 @@ def evaluate_benchmark(
     wanted = methods or known
     combiners = {name: combine for name, combine in combiners.items() if name in wanted}
     further_methods = {name: answer for name, answer in (further_methods or {}).items() if name in wanted}
-    ids = list(data.pictures)
+    ids = list(data.images)
     encoded = image_features
     if encoded is None:
-        encoded = encode_images(model, processor, data.pictures, features_directory, data.benchmark.title)  # (N, D)
+        encoded = encode_images(model, processor, data.images, features_directory, data.benchmark.title)  # (N, D)
     row_of = {id_: row for row, id_ in enumerate(ids)}
     feature_of = dict(zip(ids, encoded, strict=True))
     unit = F.normalize(encoded, dim=-1)

@@ -26,8 +26,7 @@ from ..retrieval.queries import (
     encode_texts,
     query_features,
 )
-from .benchmarks import BenchmarkPart, reference_ids_of
-from .pictures import open_picture
+from .benchmarks import BenchmarkPart, open_image, reference_ids_of
 
 IMAGE_BATCH, CAPTION_BATCH = 128, 64
 
@@ -174,7 +173,7 @@ def language_method(
         waiting = [id_ for id_ in dict.fromkeys(id_ for row in id_rows for id_ in row) if id_ not in captions]
         for start in tqdm(range(0, len(waiting), CAPTION_BATCH), desc="Captions", unit=" batches"):
             ids = waiting[start : start + CAPTION_BATCH]
-            found = _checked(caption([load_image(open_picture(pictures[id_])) for id_ in ids]), len(ids), "captions")
+            found = _checked(caption([load_image(open_image(pictures[id_])) for id_ in ids]), len(ids), "captions")
             captions.update(zip(ids, found, strict=True))
         return [" and ".join(captions[id_] for id_ in row) for row in id_rows]
 

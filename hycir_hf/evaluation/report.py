@@ -9,9 +9,8 @@ from typing import Any
 
 from ..images_hycir import load_image
 from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page, render_table
-from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
+from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, name_of, open_image, reference_ids_of
 from .evaluate import Evaluation, PartRankings
-from .pictures import name_of, open_picture
 from .results import Difference, EvaluationResults
 from .scoring import groups_of
 
@@ -186,12 +185,12 @@ def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, S
 
 
 def _image(data: BenchmarkData, id_: str) -> Any:
-    picture = data.pictures.get(id_)
-    return None if picture is None else load_image(open_picture(picture))
+    picture = data.images.get(id_)
+    return None if picture is None else load_image(open_image(picture))
 
 
 def _name(data: BenchmarkData, id_: str) -> str:
-    return name_of(data.pictures.get(id_), id_)
+    return name_of(data.images.get(id_), id_)
 
 
 def _shown_rank(rank: int | None, depth: int) -> str:
