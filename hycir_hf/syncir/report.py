@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..reports.pages import PageTable, picture_uri, render_page, render_table
-from .filter import FilterResult
+from .filter import EQUAL_CAPTIONS, FilterResult, Reason
 
-NO_ANSWER, NO_CAPTION, UNUSABLE = "no answer", "no caption", "unusable answer"
 _SHOWN = 20  # random triplets on the report, kept and dropped each
 _BINS = 50
 _NAMES_OF_COUNTS = {
@@ -30,12 +29,6 @@ _NAMES_OF_COUNTS = {
     "triplets": "triplets with a query text",
     "kept": "triplets kept",
 }
-
-
-def dropped_counts(result: FilterResult) -> dict[str, int]:
-    """How many triplets were dropped, by the kind of their reason."""
-    kinds = (reason if reason.startswith(UNUSABLE) else reason.partition(":")[0] for reason in result.dropped["reason"])
-    return dict(sorted(Counter(kinds).items()))
 
 
 def sample_rows(count: int, size: int, seed: int) -> list[int]:
@@ -71,8 +64,8 @@ def count_rows(recipe: dict[str, Any]) -> list[list[str]]:
     """The counts of each stage as rows of a table."""
     counts = recipe["counts"]
     rows = [[name, f"{counts[key]:,}"] for key, name in _NAMES_OF_COUNTS.items() if key in counts]
-    dropped = [[f"dropped: {reason}", f"{count:,}"] for reason, count in counts["dropped"].items()]
-    return [*rows[:-1], *(row for row in dropped if row[0] != "dropped: equal captions"), rows[-1]]
+    later = {kind: count for kind, count in counts["dropped"].items() if kind != EQUAL_CAPTIONS}
+    return [*rows[:-1], *([f"dropped: {Reason(kind)}", f"{count:,}"] for kind, count in later.items()), rows[-1]]
 
 
 def render_card(
@@ -232,8 +225,9 @@ def _histogram_section(result: FilterResult, name: str, threshold: float) -> str
 
 def _triplet(part: dict[str, list[Any]], row: int, load_picture: Callable[[str], Any]) -> str:
     similarity = part["similarity"][row]
-    notes = [part["reason"][row]] if "reason" in part else [f"similarity {similarity:.3f}"]
-    if "reason" in part and not part["query_text"][row] and part["answer"][row]:
+    is_dropped = "reason" in part
+    notes = [str(Reason(part["reason"][row], part["detail"][row])) if is_dropped else f"similarity {similarity:.3f}"]
+    if is_dropped and not part["query_text"][row] and part["answer"][row]:
         notes.append(f"the LLM wrote: {part['answer'][row][:200]}")
     text = part["query_text"][row]
     said = escape(text) if text else "<em>no query text</em>"
