@@ -1,9 +1,9 @@
 """Two further checks of the triplets, by their images. They are off by default.
 
-# Paper: its filter reads captions only, and its Discussion asks for a check by the images; these are our two.
-
 Each gives scores for every triplet, and thresholds decide. T triplets, D joint width, S scores.
 """
+
+# Paper: its filter reads captions only, and its Discussion asks for a check by the images. These two are ours.
 
 import hashlib
 from collections.abc import Mapping, Sequence

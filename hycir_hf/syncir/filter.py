@@ -163,10 +163,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def are_equal(reference_caption: str, target_caption: str) -> bool:
-    """Whether two captions are equal, apart from case and outer spaces.
-
-    # Paper: "equal captions" without a definition; this is the narrow reading.
-    """
+    """Whether two captions are equal, apart from case and outer spaces."""
+    # Paper: does not define equal captions. This is the narrow reading.
     return reference_caption.strip().lower() == target_caption.strip().lower()
 
 

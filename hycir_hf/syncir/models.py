@@ -157,8 +157,6 @@ def load_generator(config: SynCirConfig, device: str = "cpu") -> Generator:
 def load_sentence_embedder(path: str, device: str = "cpu", batch_size: int = 64) -> EmbedSentences:
     """Load a sentence embedding model: texts -> `(T, D)`.
 
-    # Paper: names BERT, not its pooling; a plain BERT gets mean pooling here.
-
     Args:
         path (`str`): Folder or Hub id, for example "google-bert/bert-base-uncased".
         device (`str`): "cpu", "cuda" ...
@@ -170,7 +168,7 @@ def load_sentence_embedder(path: str, device: str = "cpu", batch_size: int = 64)
         raise ImportError(
             "Sentence embeddings need the package sentence-transformers. Run pip install 'hycir_hf[syncir]'."
         ) from error
-    model = SentenceTransformer(path, device=device)
+    model = SentenceTransformer(path, device=device)  # Paper: names BERT, not its pooling; here it is the mean
 
     def embed_sentences(texts: list[str]) -> np.ndarray:
         return np.asarray(model.encode(texts, batch_size=batch_size, show_progress_bar=False), dtype=np.float32)

@@ -63,13 +63,12 @@ def find_image_groups(
 ) -> np.ndarray:
     """Find the group of each image; arguments as in `find_image_pairs`.
 
-    # Paper: "distance less than 0.94 ... larger than 0.002" names neither the measure nor the order. CIRR, whose
-    # procedure it follows, goes down the other images by cosine similarity to the first. Every image starts one group,
-    # unless too few images are left for it.
-
     Returns:
         `np.ndarray` of shape `(G, S)`, int64: Row numbers, the starting image first, then by falling similarity to it.
     """
+    # Paper: "distance less than 0.94 ... larger than 0.002" names neither the measure nor the order. CIRR, whose
+    # procedure it follows, goes down the other images by cosine similarity to the first. Every image starts one group,
+    # unless too few images are left for it.
     rule = _Rule(max_similarity, min_similarity_gap, group_size)
     unit = _as_unit_rows(features)
     index = _build_index(unit, seed)
@@ -85,15 +84,14 @@ def find_image_groups(
 def pairs_of_groups(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Take the pairs of each group, without repeats.
 
-    # Paper: nine pairs of six images, without saying which. Counted in CIRR's annotations: the first image with each
-    # other one but the last, the chain of the others, and from the last back to the first.
-
     Args:
         groups (`np.ndarray` of shape `(G, S)`): Row numbers.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: The pairs `(P, 2)`, int64, and the group of each pair, `(P,)`, int64.
     """
+    # Paper: nine pairs of six images, without saying which. Counted in CIRR's annotations: the first image with each
+    # other one but the last, the chain of the others, and from the last back to the first.
     size = groups.shape[1]
     pattern = np.array(
         [(0, i) for i in range(1, size - 1)] + [(i, i + 1) for i in range(1, size - 1)] + [(size - 1, 0)]
@@ -195,7 +193,7 @@ def _as_unit_rows(features: Any) -> np.ndarray:
     bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
     if len(bad):
         raise ValueError(
-            f"{len(bad)} rows of the features are zero or not finite, the first is row {bad[0]}. Leave these images out, "
-            "or encode them again."
+            f"{len(bad)} rows of the features are zero or not finite, the first is row {bad[0]}. Leave these images "
+            "out, or encode them again."
         )
     return array / norms

@@ -127,8 +127,6 @@ def parse_query_text(
 ) -> tuple[str | None, str | None]:
     """Take the query text out of an LLM's answer.
 
-    # Paper: does not say how answers were cleaned; these rules are ours.
-
     Args:
         answer (`str`): As it came.
         reference_caption (`str`): An answer that repeats it is not used.
@@ -139,6 +137,7 @@ def parse_query_text(
     Returns:
         `tuple[str | None, str | None]`: The query text and None, or None and what is wrong with the answer.
     """
+    # Paper: does not say how answers were cleaned. These rules are ours.
     answer = _THOUGHTS.sub("", answer)
     text = _first_statement(answer)
     plain = _plain(text)
