@@ -24,8 +24,8 @@ from hycir_hf.syncir.models import load_captioner, load_image_embedder, load_sen
 HERE = Path(__file__).parent
 SENTENCE_ENCODER = "all-MiniLM-L6-v2"
 THRESHOLD = 0.62
-# The captioner is wrong about four images in ten. So the encoder must agree that the caption fits its image, and that the
-# query text fits the target at least as well as the reference.
+# The captioner is wrong about four images in ten. So the encoder must agree that the caption fits its image, and that
+# the query text fits the target at least as well as the reference.
 CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.6, 0.0
 IMAGES_LICENSE = (
     "by vendor, the first part of `image_id`: noto and noto-v1 (Google) Apache-2.0; openmoji (OpenMoji project) "

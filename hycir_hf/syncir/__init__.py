@@ -4,8 +4,9 @@ pairs.py        groups of similar images, and the pairs taken from each
 query_texts.py  what an LLM is asked, and which part of its answer is used
 filter.py       the filter in language space, and the reasons for which a triplet is dropped
 checks.py       further checks by the images
-scoring.py      scores of many triplets, resumable
-stages.py       the stages of a run: features, pairs, captions, query texts, scores
+scoring.py      the stage of the scores
+stages.py       the first stages of a run: features, pairs, captions
+questions.py    the stage of the query texts
 run.py          all of it in order, resumable
 provenance.py   what the result was made from
 models.py       SynCir's models, given or loaded by name
@@ -15,72 +16,25 @@ llm/            endpoints, Batch API, local models, stored answers
 Public names are imported on first use, so that reading the settings does not load torch.
 """
 
+# ruff: noqa: F401 - __all__ is made from the table
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_MODULE_OF_NAME = {
-    "ComposedCheck": "checks",
-    "PictureCheck": "checks",
-    "SynCirConfig": "config",
-    "refilter": "dataset",
-    "FilterResult": "filter",
-    "Reason": "filter",
-    "filter_triplets": "filter",
-    "language_similarity": "filter",
-    "Answer": "llm.answers",
-    "AnswerStore": "llm.answers",
-    "Failure": "llm.answers",
-    "Generator": "llm.answers",
-    "Question": "llm.answers",
-    "answer_prompts": "llm.answers",
-    "BatchGenerator": "llm.chat",
-    "ChatGenerator": "llm.chat",
-    "LocalGenerator": "llm.local",
-    "SynCirModels": "models",
-    "find_image_groups": "pairs",
-    "find_image_pairs": "pairs",
-    "pairs_of_groups": "pairs",
-    "FEW_SHOT_PROMPT": "query_texts",
-    "PAPER_PROMPT": "query_texts",
-    "VISION_PROMPT": "query_texts",
-    "Prompt": "query_texts",
-    "parse_query_text": "query_texts",
-    "Estimate": "run",
-    "SynCirRun": "run",
-    "build_triplets": "run",
+_NAMES = {
+    "checks": ("ComposedCheck", "PictureCheck"),
+    "config": ("SynCirConfig",),
+    "dataset": ("refilter",),
+    "filter": ("FilterResult", "Reason", "filter_triplets", "language_similarity"),
+    "llm.answers": ("Answer", "AnswerStore", "Failure", "Generator", "Question", "answer_prompts"),
+    "llm.chat": ("BatchGenerator", "ChatGenerator"),
+    "llm.local": ("LocalGenerator",),
+    "models": ("SynCirModels",),
+    "pairs": ("find_image_groups", "find_image_pairs", "pairs_of_groups"),
+    "query_texts": ("FEW_SHOT_PROMPT", "PAPER_PROMPT", "VISION_PROMPT", "Prompt", "parse_query_text"),
+    "run": ("Estimate", "SynCirRun", "build_triplets"),
 }
-
-__all__ = [
-    "FEW_SHOT_PROMPT",
-    "PAPER_PROMPT",
-    "VISION_PROMPT",
-    "Answer",
-    "AnswerStore",
-    "BatchGenerator",
-    "ChatGenerator",
-    "ComposedCheck",
-    "Estimate",
-    "Failure",
-    "FilterResult",
-    "Generator",
-    "LocalGenerator",
-    "PictureCheck",
-    "Prompt",
-    "Question",
-    "Reason",
-    "SynCirConfig",
-    "SynCirModels",
-    "SynCirRun",
-    "answer_prompts",
-    "build_triplets",
-    "filter_triplets",
-    "find_image_groups",
-    "find_image_pairs",
-    "language_similarity",
-    "pairs_of_groups",
-    "parse_query_text",
-    "refilter",
-]
+_MODULE_OF_NAME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = list(_MODULE_OF_NAME)
 
 if TYPE_CHECKING:
     from .checks import ComposedCheck, PictureCheck

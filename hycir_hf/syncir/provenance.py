@@ -55,7 +55,7 @@ def public_settings(config: SynCirConfig) -> dict[str, Any]:
 
 def public_record(source: FileSource, output: Path) -> dict[str, Any]:
     """Where the images lie, as others may read it; relative to the output if both are inside the working folder."""
-    record = source.describe(output)
+    record = dict(source.describe(output))
     path = str(record.get("path", "images"))
     if "relative" in record and not Path(path).is_relative_to(Path.cwd()):
         del record["relative"]
@@ -73,18 +73,7 @@ def build_recipe(
     counts: dict[str, Any],
     histogram: list[str],
 ) -> dict[str, Any]:
-    """Make the content of `recipe.json`.
-
-    Args:
-        source (`FileSource`): The images.
-        output (`Path`): The dataset's folder.
-        config (`SynCirConfig`): The settings.
-        key (`str`): `recipe_key(...)`.
-        generator (`str`): Name of the LLM.
-        thresholds (`dict[str, float]`): Score -> lowest value that is kept.
-        counts (`dict`): What each stage gave.
-        histogram (`list[str]`): The similarity's histogram, drawn in text.
-    """
+    """Make the content of `recipe.json`; `key` is `recipe_key(...)`, `generator` the name of the LLM."""
     record = public_record(source, output)
     place = (record["path"], record.get("config"), record.get("split"))
     column = config.caption_column

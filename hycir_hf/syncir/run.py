@@ -128,7 +128,7 @@ class SynCirRun:
         result = split_triplets(columns, texts.reasons, scoring.thresholds)
         counts: dict[str, Any] = {
             "images": len(self.source.ids),
-            "unreadable_images": len(self._features.unreadable),
+            "unreadable_images": len(self._features.values.unreadable),
             "groups": pairs.num_groups,
             "pairs_with_repeats": pairs.num_groups * (2 * self.config.group_size - 3),
             "pairs": pairs.num_pairs,

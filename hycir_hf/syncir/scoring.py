@@ -13,7 +13,7 @@ from ..files import atomic_file
 from .checks import Check
 from .filter import EmbedSentences, cosine
 from .questions import QueryTexts
-from .stages import Workplace
+from .stages import ImageValues, Workplace
 
 TEXTS = ("reference_caption", "query_text", "target_caption")
 _TEXT_BLOCK, _CHECK_BLOCK = 4096, 256  # rows
@@ -61,9 +61,9 @@ class ScoreStage:
 
     def _check_features(self, check: Check, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A check's features of all images, `(M, D)`, and the pairs as rows of them, `(T, 2)`."""
-        store = self.work.image_store("check_features", check.key)
-        self.work.fill(store, check.encode_images, f"{type(check).__name__} features")
-        features, found = store.vectors()
+        values = ImageValues(self.work, "check_features", [check.key], lambda: check.encode_images)
+        values.run()
+        features, found = values.vectors()
         place: np.ndarray = np.full(len(self.work.source.ids), -1, dtype=np.int64)
         place[found] = np.arange(len(found))
         places = place[pairs]
@@ -71,7 +71,7 @@ class ScoreStage:
             row = int(pairs[places < 0][0])
             raise ValueError(
                 f"{type(check).__name__} needs the image {self.work.source.ids[row]}, but it can no longer be read "
-                f"({store.reasons().get(row)}). Restore it and run the same command again."
+                f"({values.unreadable.get(row)}). Restore it and run the same command again."
             )
         return features, places
 

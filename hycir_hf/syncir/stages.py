@@ -26,6 +26,9 @@ from .provenance import model_key, source_key
 
 logger = logging.getLogger(__name__)
 
+ImageModel = Callable[[list[Image]], Sequence[str] | np.ndarray]
+"""B images in RGB -> `(B, D)`, or B texts."""
+
 _BATCHES_A_BLOCK = 8
 
 
@@ -52,31 +55,61 @@ class Workplace:
         """What the images are."""
         return source_key(self.source)
 
-    def image_store(self, name: str, *key: Any) -> BlockStore:
-        """The stored values of all images under a name; `key` is what they depend on besides the images."""
-        block_size = _BATCHES_A_BLOCK * self.config.batch_size
-        return BlockStore(self.directory / name, [self.source_key, *key], len(self.source.ids), block_size)
 
-    def fill(
-        self,
-        store: BlockStore,
-        apply: Callable[[list[Image]], Sequence[str] | np.ndarray],
-        label: str,
-        num_shards: int = 1,
-        shard_index: int = 0,
-    ) -> None:
-        """Compute what is missing in a store of image values."""
+class ImageValues:
+    """What a model says of each image (a vector or a text), stored under OUTPUT/.work.
+
+    Args:
+        work (`Workplace`): The images, and where values are stored.
+        name (`str`): Folder and label of the values.
+        key (`Sequence`): What the values depend on besides the images; JSON.
+        load (`Callable`): Loads the model; called only if a value is missing. The model takes B images in RGB and gives
+            `(B, D)` or B texts.
+    """
+
+    def __init__(self, work: Workplace, name: str, key: Sequence[Any], load: Callable[[], ImageModel]) -> None:
+        self.work, self.name, self.load = work, name, load
+        block_size = _BATCHES_A_BLOCK * work.config.batch_size
+        self._store = BlockStore(work.directory / name, [work.source_key, *key], len(work.source.ids), block_size)
+
+    def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
+        """Compute this shard's missing values."""
+        if not self._store.pending(num_shards, shard_index):
+            return
         map_images(
-            store,
-            self.source,
-            apply,
-            label,
-            batch_size=self.config.batch_size,
-            num_workers=self.config.num_workers,
+            self._store,
+            self.work.source,
+            self.load(),
+            self.name.replace("_", " ").capitalize(),
+            batch_size=self.work.config.batch_size,
+            num_workers=self.work.config.num_workers,
             num_shards=num_shards,
             shard_index=shard_index,
-            progress=self.progress,
+            progress=self.work.progress,
         )
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors `(M, D)` of the readable images, and their rows in the source, `(M,)`."""
+        self._check_complete()
+        return self._store.vectors()
+
+    def texts(self) -> list[str | None]:
+        """One text for each image; None where it cannot be read."""
+        self._check_complete()
+        return self._store.values()
+
+    @cached_property
+    def unreadable(self) -> dict[int, str]:
+        """Row of each image that cannot be read -> why."""
+        return self._store.reasons()
+
+    def _check_complete(self) -> None:
+        missing = self._store.pending()
+        if missing:
+            raise ValueError(
+                f"The stage {self.name!r} is not complete: {len(missing)} of {self._store.num_blocks} blocks are "
+                "missing. Wait for the other shards, or run the stage in one process."
+            )
 
 
 class FeatureStage:
@@ -89,26 +122,20 @@ class FeatureStage:
 
     def __init__(self, work: Workplace) -> None:
         self.work = work
-        self.key = [model_key(work.config.image_encoder), work.config.batch_size]
 
     @cached_property
-    def _store(self) -> BlockStore:
-        return self.work.image_store("features", *self.key)
+    def key(self) -> list[Any]:
+        """What the features depend on besides the images."""
+        return [model_key(self.work.config.image_encoder), self.work.config.batch_size]
+
+    @cached_property
+    def values(self) -> ImageValues:
+        """The features."""
+        return ImageValues(self.work, self.name, self.key, lambda: self.work.models.embed_images)
 
     def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
         """Encode this shard's images."""
-        if self._store.pending(num_shards, shard_index):
-            self.work.fill(self._store, self.work.models.embed_images, "Features", num_shards, shard_index)
-
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features `(M, D)` and the rows of their images in the source, `(M,)`."""
-        _check_complete(self._store, self.name)
-        return self._store.vectors()
-
-    @cached_property
-    def unreadable(self) -> dict[int, str]:
-        """Row of each image that cannot be read -> why."""
-        return self._store.reasons()
+        self.values.run(num_shards, shard_index)
 
 
 @dataclass(frozen=True)
@@ -175,13 +202,13 @@ class PairStage:
 
     def _usable_features(self) -> tuple[np.ndarray, np.ndarray]:
         """Features that have a direction, and the rows of their images."""
-        features, rows = self.features.read()
+        features, rows = self.features.values.vectors()
         norms = np.linalg.norm(features, axis=1) if len(rows) else np.zeros(0)
         usable = np.isfinite(norms) & (norms > 0)
         if not usable.all():
             logger.warning("%d images have no usable features. They are in no pair.", int((~usable).sum()))
         if not usable.any():
-            reason = next(iter(self.features.unreadable.values()), "their features are zero or not finite")
+            reason = next(iter(self.features.values.unreadable.values()), "their features are zero or not finite")
             raise ValueError(f"None of the {len(self.work.source.ids)} images can be used (the first: {reason}).")
         return features[usable], rows[usable]
 
@@ -206,46 +233,32 @@ class CaptionStage:
         self.work, self.features = work, features
 
     @cached_property
-    def _store(self) -> BlockStore:
+    def _values(self) -> ImageValues:
         config = self.work.config
-        return self.work.image_store("captions", model_key(config.captioner), config.batch_size)
+        return ImageValues(self.work, self.name, [model_key(config.captioner), config.batch_size], self._load)
+
+    def _load(self) -> ImageModel:
+        caption = self.work.models.caption
+        return lambda images: [storable(text) for text in caption(images)]
 
     def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
-        """Caption this shard's images."""
-        if self.work.config.caption_column is not None or not self._store.pending(num_shards, shard_index):
-            return
-        caption = self.work.models.caption
-        self.work.fill(
-            self._store,
-            lambda images: [storable(text) for text in caption(images)],
-            "Captions",
-            num_shards,
-            shard_index,
-        )
+        """Caption this shard's images, unless their captions come from a column."""
+        if self.work.config.caption_column is None:
+            self._values.run(num_shards, shard_index)
 
     @cached_property
     def captions(self) -> list[str | None]:
         """The captions, in the order of the source."""
         name = self.work.config.caption_column
         if name is None:
-            _check_complete(self._store, self.name)
-            return self._store.values()
+            return self._values.texts()
         column = getattr(self.work.source, "column", None)
         if column is None:
             raise ValueError("caption_column needs a dataset, but the images are in a folder. Leave it out.")
-        unreadable = self.features.unreadable
+        unreadable = self.features.values.unreadable
         return [None if row in unreadable else storable(str(text or "")) for row, text in enumerate(column(name))]
 
 
 def storable(text: str) -> str:
     """Replace half surrogates, which no file can hold."""
     return text.encode("utf-8", errors="replace").decode()
-
-
-def _check_complete(store: BlockStore, stage: str) -> None:
-    missing = store.pending()
-    if missing:
-        raise ValueError(
-            f"The stage {stage!r} is not complete: {len(missing)} of {store.num_blocks} blocks are missing. Wait for "
-            "the other shards, or run the stage in one process."
-        )
