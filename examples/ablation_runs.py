@@ -35,7 +35,7 @@ from hycir_hf.training.streams import open_streams
 from hycir_hf.training.trainer import load_model
 
 FILTERED, UNFILTERED, LASCO = "filtered", "unfiltered", "lasco"
-_FILTER_REASON = "low_"  # kinds of reason of the filter in language space and of SynCir's checks: "low_similarity"
+_FILTER_REASON = "low_"  # begins the kinds of reason by a score: "low_similarity", "low_query_gain" ...
 
 
 @dataclass(frozen=True)

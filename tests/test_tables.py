@@ -38,7 +38,8 @@ def syncir(syncir_folder, tmp_path_factory):
     }
     Dataset.from_dict(dropped).to_parquet(path / "dropped.parquet")
     card = (path / "README.md").read_text()
-    config = "- config_name: dropped\n  data_files: dropped.parquet\n---\n"
+    # `datasets` finds its cache by the card: other rows under the same card would come from an older cache.
+    config = "- config_name: dropped\n  description: kinds of reasons\n  data_files: dropped.parquet\n---\n"
     (path / "README.md").write_text(card.removesuffix("---\n") + config)
     return path
 

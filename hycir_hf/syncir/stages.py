@@ -205,8 +205,9 @@ class PairStage:
         features, rows = self.features.values.vectors()
         norms = np.linalg.norm(features, axis=1) if len(rows) else np.zeros(0)
         usable = np.isfinite(norms) & (norms > 0)
-        if not usable.all():
-            logger.warning("%d images have no usable features. They are in no pair.", int((~usable).sum()))
+        if usable.all() and len(rows):
+            return features, rows
+        logger.warning("%d images have no usable features. They are in no pair.", int((~usable).sum()))
         if not usable.any():
             reason = next(iter(self.features.values.unreadable.values()), "their features are zero or not finite")
             raise ValueError(f"None of the {len(self.work.source.ids)} images can be used (the first: {reason}).")
