@@ -34,7 +34,7 @@ from hycir_hf.training.data import Share
 from hycir_hf.training.setup import load_model, open_streams
 
 FILTERED, UNFILTERED, LASCO = "filtered", "unfiltered", "lasco"
-_FILTER_REASON = "low "  # what the filter in language space (and SynCir's checks) dropped: "low similarity: 0.5 < 0.62"
+_FILTER_REASON = "low_"  # begins the kinds of reason by a score: "low_similarity", "low_query_gain" ...
 
 
 @dataclass(frozen=True)

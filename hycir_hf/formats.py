@@ -74,3 +74,14 @@ EVALUATION = FileFormat(
     {"benchmark": str, "split": str, "results": dict},
 )
 """What `hycir evaluate --json` writes."""
+
+TRIPLETS = FileFormat(
+    "hycir-triplets",
+    1,
+    "Run `hycir syncir` with this output folder again; it reuses the stored LLM answers.",
+    {"settings": dict, "source_record": dict, "thresholds": dict, "counts": dict, "key": str},
+)
+"""`recipe.json` of a folder that SynCir wrote."""
+
+ANSWERS = FileFormat("hycir-answers", 1, "Restore the file, or use another folder for the answers.")
+"""`format.json` of a folder with LLM answers."""

@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 def map_images(
     store: BlockStore,
     source: ImageSource,
-    apply: Callable[[list[Any]], Sequence[Any]],
+    apply: Callable[[list[Any]], Any],
     label: str,
     *,
     batch_size: int,
@@ -150,19 +150,6 @@ def map_images(
                     reasons.append(picture if is_broken else None)
                 bar.update(len(loaded))
             store.write(block, values, reasons)
-
-
-def map_rows(store: BlockStore, apply: Callable[[range], Any], label: str, unit: str, *, progress: bool = True) -> None:
-    """Fill a store block by block: `apply` gives the values of a block's rows."""
-    blocks = store.pending()
-    if not blocks:
-        return
-    done = store.num_rows - sum(len(store.rows(block)) for block in blocks)
-    with tqdm(total=store.num_rows, initial=done, desc=label, unit=unit, disable=not progress) as bar:
-        for block in blocks:
-            values = apply(store.rows(block))
-            store.write(block, values, [None] * len(values))
-            bar.update(len(values))
 
 
 class _Pictures:

@@ -11,9 +11,8 @@ from PIL import Image
 
 from ..reports.pages import Histogram, PageTable, PageTriplet, render_triplets_page
 from ..reports.render import render
-from .filter import EQUAL_CAPTIONS, FilterResult
+from .filter import EQUAL_CAPTIONS, FilterResult, Reason
 
-NO_ANSWER, NO_CAPTION, UNUSABLE = "no answer", "no caption", "unusable answer"
 _SHOWN = 20  # kept triplets on the report page, and as many dropped ones
 _BINS = 50
 _NAMES_OF_COUNTS = {
@@ -31,12 +30,6 @@ _NAMES_OF_COUNTS = {
     "triplets": "triplets with a query text",
     "kept": "triplets kept",
 }
-
-
-def dropped_counts(result: FilterResult) -> dict[str, int]:
-    """Count the dropped triplets by the kind of their reason."""
-    kinds = (reason if reason.startswith(UNUSABLE) else reason.partition(":")[0] for reason in result.dropped["reason"])
-    return dict(sorted(Counter(kinds).items()))
 
 
 def sample_rows(count: int, size: int, seed: int) -> list[int]:
@@ -73,7 +66,7 @@ def count_rows(recipe: Mapping[str, Any]) -> list[list[str]]:
     counts = recipe["counts"]
     rows = [[name, f"{counts[key]:,}"] for key, name in _NAMES_OF_COUNTS.items() if key in counts]
     later = {kind: count for kind, count in counts["dropped"].items() if kind != EQUAL_CAPTIONS}
-    return [*rows[:-1], *([f"dropped: {kind}", f"{count:,}"] for kind, count in later.items()), rows[-1]]
+    return [*rows[:-1], *([f"dropped: {Reason(kind)}", f"{count:,}"] for kind, count in later.items()), rows[-1]]
 
 
 def render_card(
@@ -137,7 +130,7 @@ def _page_triplet(part: Mapping[str, list[Any]], row: int, load_image: Callable[
     if "reason" not in values:
         notes = [f"similarity {values['similarity']:.3f}"]
     else:
-        notes = [values["reason"]]
+        notes = [str(Reason(values["reason"], values["detail"]))]
         if not values["query_text"] and values["answer"]:
             notes.append(f"The LLM wrote: {values['answer'][:200]}")
     return PageTriplet(
