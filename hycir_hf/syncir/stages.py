@@ -7,7 +7,7 @@ where it was interrupted. N images, D feature width, P pairs, T triplets (pairs 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ import numpy as np
 from PIL.Image import Image
 
 from ..files import atomic_file
-from ..images import FileSource
-from .blocks import BlockStore, map_images
+from ..images import FileSource, ImageStore, encode_images
+from ..images.store import key_of
 from .config import SynCirConfig
 from .models import LoadedModels
 from .pairs import find_image_groups, pairs_of_groups
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ImageModel = Callable[[list[Image]], Sequence[str] | np.ndarray]
 """B images in RGB -> `(B, D)`, or B texts."""
 
-_BATCHES_A_BLOCK = 8
+MAX_SIDE = 1024  # pixels
 
 
 @dataclass
@@ -56,6 +56,29 @@ class Workplace:
         return source_key(self.source)
 
 
+@dataclass
+class _ModelEncoder:
+    """A model as an `ImageEncoder`, loaded when it is first needed."""
+
+    settings: Mapping[str, Any]
+    load: Callable[[], ImageModel]
+
+    @cached_property
+    def model(self) -> ImageModel:
+        return self.load()
+
+    def prepare(self, image_id: str, image: Image) -> Image:
+        """Shrink a large image: every model here takes fewer pixels."""
+        if max(image.size) > MAX_SIDE:
+            image.thumbnail((MAX_SIDE, MAX_SIDE), reducing_gap=3.0)
+        return image
+
+    def encode(self, prepared: Sequence[Image]) -> np.ndarray | list[str]:
+        values = self.model(list(prepared))
+        is_text = len(values) > 0 and isinstance(values[0], str)
+        return [str(text) for text in values] if is_text else np.asarray(values, np.float32)
+
+
 class ImageValues:
     """What a model says of each image (a vector or a text), stored under OUTPUT/.work.
 
@@ -68,48 +91,53 @@ class ImageValues:
     """
 
     def __init__(self, work: Workplace, name: str, key: Sequence[Any], load: Callable[[], ImageModel]) -> None:
-        self.work, self.name, self.load = work, name, load
-        block_size = _BATCHES_A_BLOCK * work.config.batch_size
-        self._store = BlockStore(work.directory / name, [work.source_key, *key], len(work.source.ids), block_size)
+        self.work, self.name = work, name
+        self._encoder = _ModelEncoder({"stage": name, "key": list(key)}, load)
+        self._directory = work.directory / name / key_of(self._encoder.settings)
 
     def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
         """Compute this shard's missing values."""
-        if not self._store.pending(num_shards, shard_index):
-            return
-        map_images(
-            self._store,
+        encode_images(
             self.work.source,
-            self.load(),
-            self.name.replace("_", " ").capitalize(),
+            self._encoder,
+            self._directory,
             batch_size=self.work.config.batch_size,
-            num_workers=self.work.config.num_workers,
+            num_workers=self.work.config.num_workers or None,
             num_shards=num_shards,
             shard_index=shard_index,
+            label=self.name.replace("_", " ").capitalize(),
             progress=self.work.progress,
         )
 
+    @cached_property
+    def _store(self) -> ImageStore:
+        """The values of all images; ValueError if another shard is not done."""
+        store = ImageStore.begin(self._directory, self._encoder.settings)
+        source = self.work.source
+        if not store.finish(source.ids, [source.stamp(row) for row in range(len(source.ids))]):
+            raise ValueError(
+                f"The stage {self.name!r} is not complete. Wait for the other shards, or run the stage in one process."
+            )
+        return store
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {id_: row for row, id_ in enumerate(self.work.source.ids)}
+
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Vectors `(M, D)` of the readable images, and their rows in the source, `(M,)`."""
-        self._check_complete()
-        return self._store.vectors()
+        rows = np.array([self._rows[id_] for id_ in self._store.ids], np.int64)
+        return self._store.read(range(len(rows)), views=None), rows
 
     def texts(self) -> list[str | None]:
         """One text for each image; None where it cannot be read."""
-        self._check_complete()
-        return self._store.values()
+        found = self._store.texts()
+        return [found.get(id_) for id_ in self.work.source.ids]
 
     @cached_property
     def unreadable(self) -> dict[int, str]:
         """Row of each image that cannot be read -> why."""
-        return self._store.reasons()
-
-    def _check_complete(self) -> None:
-        missing = self._store.pending()
-        if missing:
-            raise ValueError(
-                f"The stage {self.name!r} is not complete: {len(missing)} of {self._store.num_blocks} blocks are "
-                "missing. Wait for the other shards, or run the stage in one process."
-            )
+        return {self._rows[id_]: reason for id_, reason in self._store.skipped}
 
 
 class FeatureStage:
