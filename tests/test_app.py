@@ -349,6 +349,7 @@ def run_space(folder, **environment):
     return subprocess.run([sys.executable, "app.py"], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_space_without_gallery_or_model_says_so_in_one_line(emoji, tmp_path):
     space = tmp_path / "space"
     shutil.copytree(ROOT / "examples" / "space", space, ignore=shutil.ignore_patterns("gallery"))

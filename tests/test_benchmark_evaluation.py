@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "benchmark_evaluation.py"
+SCRIPT = Path(__file__).parents[1] / "examples" / "speed" / "benchmark_evaluation.py"
 
 
 def test_both_ways_agree_and_ratios_are_printed(monkeypatch, capsys):

@@ -40,8 +40,7 @@ def run(tmp_path):
 def test_each_is_short_says_its_command_and_is_run_here():
     here = Path(__file__).read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    others = ("benchmark_", "syncir_ray", "tables", "ablation_runs")  # with tests of their own
-    scripts = [path for path in EXAMPLES.glob("*.py") if not path.name.startswith(others)]
+    scripts = [path for path in EXAMPLES.glob("*.py") if path.stem != "syncir_ray"]  # it has a test of its own
     assert len(scripts) == 9
     for path in scripts:
         text = path.read_text(encoding="utf-8")
@@ -55,11 +54,13 @@ def test_retrieve(run, tmp_path):
     assert "woman cook" in lines[1] and len(Gallery.load(tmp_path / "demo/retrieve/gallery")) == 315
 
 
+@pytest.mark.slow
 def test_sentence_transformers(run):
     query, accuracy = run("use_sentence_transformers")[-2:]
     assert query.startswith(f"{QUERY}man firefighter (") and accuracy == "accuracy@5: 1.00"
 
 
+@pytest.mark.slow
 def test_vector_store(run):
     count, roles, sports = run("vector_store")
     assert count.startswith("315 pictures of width 256 in ")
@@ -76,6 +77,7 @@ def test_dataset_map(run, tmp_path):
     assert firefighter.startswith(f"{QUERY}man firefighter, ") and (tmp_path / "demo/people.faiss").is_file()
 
 
+@pytest.mark.slow
 def test_webdataset(run, tmp_path):
     indexed, found, trained = run("use_webdataset")
     assert indexed == "128 pictures of demo/shards indexed, 000000000 to 000010063"
@@ -87,6 +89,7 @@ def test_webdataset(run, tmp_path):
     assert abs(picture - np.asarray(original, dtype=float)).mean() < 10  # JPEG
 
 
+@pytest.mark.slow
 def test_train(run, tmp_path):
     *losses, model = run("train")
     values = [float(line.rpartition(" ")[2]) for line in losses]
@@ -95,6 +98,7 @@ def test_train(run, tmp_path):
     assert (tmp_path / "demo/train/model/README.md").is_file()
 
 
+@pytest.mark.slow
 def test_build_syncir(run, tmp_path):
     counts, *triplets = run("build_syncir")
     kept = int(re.match(r"kept (\d+) of 8 pairs", counts)[1])

@@ -65,6 +65,7 @@ def test_saved_and_loaded_in_its_format(tmp_path):
     assert all(torch.equal(plain[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_in_a_clean_process(tmp_path):
     as_sentence_transformer(build_model(), build_processor()).save_pretrained(str(tmp_path / "saved"))
     PICTURES[0].save(tmp_path / "picture.png")

@@ -266,6 +266,7 @@ def _run_with_server(folder, output, url):
     run(folder, output, ChatGenerator("m", url, concurrency=4))
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
     chance = random.Random(0)
     with FakeLLM(latency=0.01) as server:
@@ -308,6 +309,7 @@ def _run_until_move(folder, output, number):
     run(folder, output)
 
 
+@pytest.mark.slow
 def test_killed_at_any_renaming_it_ends_with_the_same_bytes(folder, tmp_path, small_blocks):
     run(folder, tmp_path / "whole")
     for number in range(100):

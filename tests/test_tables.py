@@ -15,8 +15,8 @@ from datasets import Dataset
 from PIL import Image
 from test_evaluation_files import make_cirr, make_fashioniq
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+PAPER = Path(__file__).parents[1] / "examples" / "paper"
+sys.path.insert(0, str(PAPER))
 
 from ablation_runs import Run, write_unfiltered  # noqa: E402
 from tables import ABLATIONS, Setting, compare_orders, difference_of, figure_of  # noqa: E402
@@ -60,9 +60,9 @@ def world(encoder_path, picture_folder, syncir, tmp_path_factory):
 
     def run(*arguments):
         shared = ["--config", "tiny.yaml", "--work", "work", "--output", "out", "--steps", "2"]
-        command = [sys.executable, str(EXAMPLES / "tables.py"), *arguments, *shared]
+        command = [sys.executable, str(PAPER / "tables.py"), *arguments, *shared]
         # The clone's own package, whichever is installed; one thread.
-        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(PAPER.parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
@@ -76,6 +76,7 @@ def test_unfiltered_is_what_the_filter_dropped_and_not_what_had_no_text(syncir, 
     assert len(texts) == 22 and texts[20:] == ["fly", "swim"]
 
 
+@pytest.mark.slow
 def test_tables_share_runs_and_go_on(world):
     """Two tables at once; a lost evaluation is made again from its model, and nothing else is."""
     root, run = world
@@ -84,7 +85,7 @@ def test_tables_share_runs_and_go_on(world):
     assert re.findall(r"(\d+) runs, (\d+) of them", printed) == [("2", "2"), ("3", "2")]  # hybrid, filtered is shared
     text = (root / "out" / "table3.md").read_text()
     assert "| LaSCo | 69.99 | not run |" in text and re.search(r"\| SynCir, filtered \| 70.73 \| \d+\.\d\d \|", text)
-    assert "Of 1 pair of settings that the paper ranks, CIRR ranks: " in text and "(table3.png)" in text
+    assert "Of 1 pair " in text and "(table3.png)" in text
     with Image.open(root / "out" / "table5.png") as plot:
         assert plot.size[0] > 500
     (runs,) = (root / "work").glob("tiny-*-2-*")
@@ -147,7 +148,7 @@ def test_the_sentence_names_agreement_and_disagreement():
     assert "2 the other way round" in sentence and "Best here: b; in the paper: c." in sentence
     assert "As the paper does: b over a (+50.00)." in sentence and "c over a (-50.00)" in sentence
     many = compare_orders(settings[:2], {"a": figure(high), "b": figure(high)}, "this world")
-    assert "1 not told apart" in many and "Not told apart: b over a (+0.00)." in many
+    assert "1 too close to call" in many and "Too close to call: b over a (+0.00)." in many
 
 
 def test_the_runs_are_the_papers():

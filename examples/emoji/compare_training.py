@@ -1,10 +1,11 @@
 """What hybrid training brings on the emoji world: L_ZS, L_triplet, hybrid, the training-free ways, and a ceiling.
 
-    python examples/emoji/compare_training.py --jobs 2          # writes docs/tables/training.md and training.png
+    python examples/emoji/compare_training.py --jobs 2        # writes docs/results/tables/training.md and training.png
 
 Three seeds of each training, val and test, every figure with its 95% interval over queries (wordings of one query are
 drawn together). The ceiling is the same hybrid training on triplets that the benchmark's own rules make of the training
-pictures. Models and evaluations are kept in `--work` and shared with `examples/tables.py`; the same command goes on.
+pictures. Models and evaluations are kept in `--work` and shared with `examples/paper/tables.py`. If interrupted, run
+the same command again to resume.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from rule_triplets import write_rule_triplets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "examples" / "paper"))
 
 from ablation_runs import Place, Run, complete, evaluate, evaluate_training_free  # noqa: E402
 from tables import Figure, figure_of, paired_difference, parts_of  # noqa: E402
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, one thread each (1)")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "tables", help="models and evaluations")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "tables")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "tables")
     args = parser.parse_args()
 
     place = Place(

@@ -18,7 +18,7 @@ from hycir_hf import HyCIRConfig, HyCIRModel, HyCIRProcessor
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(ROOT / "examples" / "paper"))
 
 from ablation_runs import Place, Run, train  # noqa: E402
 

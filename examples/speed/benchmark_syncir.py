@@ -1,8 +1,8 @@
 """How fast SynCir's own parts are, beside the floor and beside what one would do otherwise.
 
-    python examples/benchmark_syncir.py pairs             # 82,556 and 100,000 images x 2,048, 1,000,000 x 256
-    python examples/benchmark_syncir.py filter            # 82,556 triplets through all-MiniLM-L6-v2
-    python examples/benchmark_syncir.py calls             # 5,000 calls to a loopback endpoint of fixed latency
+    python examples/speed/benchmark_syncir.py pairs             # 82,556 and 100,000 images x 2,048, 1,000,000 x 256
+    python examples/speed/benchmark_syncir.py filter            # 82,556 triplets through all-MiniLM-L6-v2
+    python examples/speed/benchmark_syncir.py calls             # 5,000 calls to a loopback endpoint of fixed latency
 
 Each case runs in a process of its own, whose peak memory is printed. Prints Markdown tables.
 """
@@ -91,7 +91,7 @@ def call_endpoint(count: int, latency: float, concurrency: int) -> None:
     from hycir_hf.syncir.llm.answers import AnswerStore, make_question
 
     server = subprocess.Popen(
-        [sys.executable, HERE.parent / "tests" / "fake_llm.py", "--latency", str(latency)],
+        [sys.executable, HERE.parents[1] / "tests" / "fake_llm.py", "--latency", str(latency)],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -1,14 +1,15 @@
 r"""The paper's ablations: Table 3 (training data), 4 (number of pseudo tokens), 5 (loss) and 6 (FashionIQ).
 
-    python examples/tables.py table5                                # the emoji world, from the clone's own folder
-    python examples/tables.py table4 --seeds 0 --steps 100 --jobs 2
-    python examples/tables.py table3 --config examples/configs/blip_vit_b16_paper.yaml --benchmark cirr --data DIR \
-        --lasco lasco_train.json --lasco-images coco
-    python examples/tables.py table6 --config examples/configs/clip_vit_l14_paper.yaml --benchmark fashioniq --data DIR
+    python examples/paper/tables.py table5                          # the emoji world, from the clone's own folder
+    python examples/paper/tables.py table4 --seeds 0 --steps 100 --jobs 2
+    python examples/paper/tables.py table3 --config examples/configs/blip_vit_b16_paper.yaml \
+        --benchmark cirr --data DIR --lasco lasco_train.json --lasco-images coco
+    python examples/paper/tables.py table6 --config examples/configs/clip_vit_l14_paper.yaml \
+        --benchmark fashioniq --data DIR
 
-Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. Every model and every evaluation is kept in `--work`; the same command
-again goes on, and tables share runs. A figure is the mean over the seeds; "seeds" is the lowest and the highest seed's
-figure, "queries" the 95% interval of the mean when queries are drawn anew (the seeds stay as they are).
+Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. Every model and every evaluation is kept in `--work`: if interrupted, run
+the same command again to resume. Tables share runs. A figure is the mean over the seeds; "seeds" is the lowest and the
+highest seed's figure, "queries" the 95% interval over resampled queries (the seeds are kept).
 """
 
 import argparse
@@ -25,7 +26,7 @@ from hycir_hf.evaluation.results import AVERAGE
 from hycir_hf.evaluation.scoring import Interval
 from hycir_hf.reports.pages import PageTable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAX_LISTED = 6  # pairs of settings that are named one by one
 
 
@@ -113,7 +114,7 @@ def paired_difference(first: Figure, second: Figure) -> Interval:
 
 
 def difference_of(first: Figure, second: Figure) -> tuple[float, bool]:
-    """First minus second, and whether it is told apart from 0: by the interval over queries and by every seed."""
+    """First minus second, and whether that is clear: the interval excludes 0, and every seed has its sign."""
     interval = paired_difference(first, second)
     signs = np.sign(first.seeds - second.seeds)
     agree = bool(np.all(signs == np.sign(interval.mean)))
@@ -133,7 +134,7 @@ def parts_of(results: EvaluationResults) -> list[str]:
 def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], world: str) -> str:
     """Say in plain words where a part orders the settings as the paper does, and where not."""
     known = [one for one in settings if one.name in figures]
-    groups: dict[str, list[str]] = {"as the paper does": [], "the other way round": [], "not told apart": []}
+    groups: dict[str, list[str]] = {"as the paper does": [], "the other way round": [], "too close to call": []}
     for number, better in enumerate(known):
         for worse in known[number + 1 :]:
             if better.paper is None or worse.paper is None or better.paper == worse.paper:
@@ -141,7 +142,11 @@ def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], w
             first, second = (better, worse) if better.paper > worse.paper else (worse, better)
             difference, is_clear = difference_of(figures[first.name], figures[second.name])
             group = (
-                "not told apart" if not is_clear else "as the paper does" if difference > 0 else "the other way round"
+                "too close to call"
+                if not is_clear
+                else "as the paper does"
+                if difference > 0
+                else "the other way round"
             )
             groups[group].append(f"{first.name} over {second.name} ({100 * difference:+.2f})")
     total = sum(map(len, groups.values()))
@@ -218,7 +223,7 @@ def render_methods(
         difference, is_clear = difference_of(drawn[part]["hybrid"], drawn[part]["L_ZS"])
         lines += [
             f"Hybrid minus L_ZS, mean of {' and '.join(metrics)}: {100 * difference:+.2f}, "
-            f"{'told apart' if is_clear else 'not told apart'} by queries and seeds.",
+            f"{'a clear difference' if is_clear else 'too close to call'}.",
             "",
         ]
     if benchmark.averages_parts:
@@ -288,10 +293,10 @@ def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output
     lines = [
         f"# {ablation.title}",
         "",
-        f"`python examples/tables.py {name}{options}`: {place.title}, seeds {' '.join(map(str, seeds))}. “Seeds” is "
-        "the lowest and the highest seed's figure, “queries” the 95% interval of the mean over queries drawn anew, the "
-        "seeds as they are. Two settings are told apart where that interval of their difference leaves out 0 and every "
-        "seed agrees.",
+        f"Command: `python examples/paper/tables.py {name}{options}`. Runs: {place.title}, seeds "
+        f"{' '.join(map(str, seeds))}. Each figure is the mean over the seeds. “Seeds” is the lowest and the highest "
+        "seed's figure. “Queries” is the 95% interval over resampled queries, with the seeds kept. A difference of "
+        "two settings is clear if its interval excludes 0 and every seed has its sign.",
         "",
         f"![{ablation.title}]({name}.png)",
         "",
@@ -318,12 +323,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each (1)")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "tables", help="models and evaluations")
-    parser.add_argument("--output", type=Path, help="docs/tables; of another benchmark than emoji: output/tables/NAME")
+    parser.add_argument(
+        "--output", type=Path, help="docs/results/tables; for other benchmarks than emoji: output/tables/NAME"
+    )
     args = parser.parse_args()
     deciding = ("config", "encoder", "benchmark", "data", "lasco", "steps")
     chosen = [name for name in deciding if getattr(args, name) != parser.get_default(name)]
     options = "".join(f" --{name} {getattr(args, name)}" for name in chosen)
-    output = args.output or ROOT / ("docs/tables" if args.benchmark == "emoji" else f"output/tables/{args.benchmark}")
+    default = "docs/results/tables" if args.benchmark == "emoji" else f"output/tables/{args.benchmark}"
+    output = args.output or ROOT / default
     place = Place(
         args.config, args.work, args.benchmark, args.data, args.steps, args.encoder, args.lasco, args.lasco_images
     )

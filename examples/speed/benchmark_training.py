@@ -1,8 +1,8 @@
 """How fast is a training step? Pic2Word's way, this package's way, and the floor that neither can go below.
 
-    python examples/benchmark_training.py                    # ViT-B/32 with random weights, on the CPU
-    python examples/benchmark_training.py --prompts 96       # an eighth of the prompts, for a first look
-    python examples/benchmark_training.py --device cuda --size large   # ViT-L/14 on a GPU
+    python examples/speed/benchmark_training.py                    # ViT-B/32 with random weights, on the CPU
+    python examples/speed/benchmark_training.py --prompts 96       # an eighth of the prompts, for a first look
+    python examples/speed/benchmark_training.py --device cuda --size large   # ViT-L/14 on a GPU
 
 One step of hybrid training: two thirds of the prompts are L_ZS's, one third triplets' with texts of 3 to 12 words.
 
