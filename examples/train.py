@@ -1,10 +1,10 @@
-"""Hybrid training of a mapper on a frozen encoder: unlabeled pictures and SynCir's triplets.
+"""Train a mapper on a frozen encoder, with unlabeled images and SynCir's triplets (hybrid training).
 
     pip install "hycir_hf[train]"
     python examples/train.py
 
-Twenty small steps, to see it run: `examples/configs/` has the paper's settings, and `hycir train --config` reads them.
-The same command again goes on where it was cut short, and leaves a finished training as it is.
+This takes twenty small steps. The paper's settings are in `examples/configs/`, and `hycir train --config` reads them.
+If interrupted, run the same command again to resume. A finished training is left as it is.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ arguments = HybridTrainingArguments(
     num_pseudo_tokens=4,
     objective="hybrid",  # L_ZS + L_triplet
     unlabeled=str(EMOJI / "data" / "images" / "train.parquet"),
-    triplets=str(EMOJI / "syncir"),  # their pictures are found by SynCir's recipe
+    triplets=str(EMOJI / "syncir"),  # SynCir's recipe says where their images are
     steps=20,
     unlabeled_batch_size=32,
     triplet_batch_size=16,

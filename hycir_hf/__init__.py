@@ -26,6 +26,7 @@ __all__ = [
     "HyCIRModel",
     "HyCIROutput",
     "HyCIRProcessor",
+    "ImageRetriever",
     "PseudoTokenMapper",
     "RetrievalResults",
 ]
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .modeling_hycir import HyCIRModel, HyCIROutput, PseudoTokenMapper
     from .processing_hycir import HyCIRProcessor
     from .retrieval import Gallery, RetrievalResults
+    from .retriever import ImageRetriever
 
 
 def _register_auto_classes() -> None:

@@ -1,4 +1,4 @@
-"""Configuration of HyCIR: the frozen encoder's config and the mapper's few numbers (paper: Model architecture)."""
+"""Configuration of HyCIR: the frozen encoder's config and the mapper's sizes (paper: Model architecture)."""
 
 import copy
 from typing import Any
@@ -16,13 +16,13 @@ SUPPORTED_ENCODERS = (
     "metaclip_2",
     "vision-text-dual-encoder",
 )
-"""`model_type` of the encoders that HyCIR knows how to read."""
+"""`model_type` of the encoders that HyCIR can read."""
 
 MAPPER_ACTIVATIONS = ("relu", "gelu")
 """The activations of the mapper's blocks."""
 
 RESERVED_PLACEHOLDER_ID = -1
-"""An id that no tokenizer has: no query text can contain it, and the encoder never looks it up."""
+"""An id that no tokenizer has. So no query text can contain it, and the encoder never looks it up."""
 
 HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
 """The arguments of `from_pretrained` that say where files are."""
@@ -32,23 +32,23 @@ class HyCIRConfig(PreTrainedConfig):
     """Configuration of a `HyCIRModel`.
 
     Args:
-        encoder_config (`PreTrainedConfig` or `dict`): The frozen encoder's config; its `model_type` must be one of
+        encoder_config (`PreTrainedConfig` or `dict`): The frozen encoder's config. Its `model_type` must be one of
             `SUPPORTED_ENCODERS`. `None` means CLIP ViT-B/32's.
-        num_pseudo_tokens (`int`): K, the pseudo-word tokens of one reference image; at least 1 (paper: 4).
-        placeholder_token_id (`int`): Id that marks a pseudo token's place in `input_ids`. The default, -1, is an id
-            that no query text can contain; an id of the encoder's vocabulary works as well.
+        num_pseudo_tokens (`int`): K, the pseudo-word tokens of one reference image. At least 1 (paper: 4).
+        placeholder_token_id (`int`): Id that marks a pseudo token's place in `input_ids`. No query text can contain the
+            default, -1. An id of the encoder's vocabulary works as well.
         mapper_hidden_size (`int`): Width of the mapper's blocks.
         mapper_num_layers (`int`): Number of Linear-Dropout-ReLU blocks before the mapper's output layer.
-        mapper_activation (`str`): The blocks' activation: "relu" (Pic2Word) or "gelu" (SEARLE, LinCIR).
+        mapper_activation (`str`): Activation of the mapper's blocks: "relu" (Pic2Word) or "gelu" (SEARLE, LinCIR).
         mapper_dropout (`float`): Dropout rate of the mapper's blocks, in [0, 1).
         prompt (`str`): Template with exactly one `{image}` and one `{text}`.
-        encoder_name_or_path (`str`, *optional*): Where the encoder came from; `mapper_only` saves re-read it there. A
-            relative folder is looked up from the saved model's folder first.
+        encoder_name_or_path (`str`, *optional*): Hub id or folder that the encoder came from. `mapper_only` saves read
+            it again from there. A relative folder is looked up from the saved model's folder first.
         encoder_fingerprint (`str`, *optional*): The encoder's fingerprint when the mapper was saved alone.
         mapper_only (`bool`): Whether the weights beside this config are the mapper's alone.
 
     Raises:
-        ValueError: If a value is outside its range, or the encoder is of no supported family.
+        ValueError: If a value is outside its range, or the encoder's family is not supported.
     """
 
     model_type = "hycir"
@@ -89,13 +89,13 @@ class HyCIRConfig(PreTrainedConfig):
         """Build from a dictionary, as `PreTrainedConfig.from_dict` does.
 
         Raises:
-            ValueError: If it is another model's: a fresh mapper on CLIP's default size would be made of an encoder's.
+            ValueError: If it is another model's. An encoder's config would give a new mapper on a default CLIP.
         """
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
             raise ValueError(
-                f"Expected a HyCIR model's config, but found one of the type {found!r}. An encoder alone has no "
-                "mapper: train one (`hycir train --encoder`), or put a fresh one on it with HyCIRModel.from_encoder."
+                f"This is a {found!r} model, not a HyCIR model. An encoder alone has no mapper: train one with "
+                "`hycir train --encoder`, or put a new one on it with HyCIRModel.from_encoder."
             )
         return super().from_dict(config_dict, **kwargs)
 
@@ -137,7 +137,7 @@ class HyCIRConfig(PreTrainedConfig):
             if not is_good
         ]
         if complaints:
-            raise ValueError(f"HyCIRConfig: {'; '.join(complaints)}. Correct the values and build the config again.")
+            raise ValueError(f"HyCIRConfig: {'; '.join(complaints)}. Correct these values.")
 
 
 def is_prompt(prompt: str) -> bool:
@@ -153,7 +153,7 @@ def _is_int(value: Any, minimum: int) -> bool:
 def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:
     """Build the encoder's config from what was given, without its `trust_remote_code`.
 
-    A saved `trust_remote_code: true` would ask everybody who loads HyCIR for trust that HyCIR does not need.
+    A saved `trust_remote_code: true` would ask everyone who loads the model for trust that it does not need.
     """
     if encoder_config is None:
         encoder_config = AutoConfig.for_model("clip")
@@ -161,15 +161,15 @@ def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None)
     model_type = values.pop("model_type", None)
     if model_type not in SUPPORTED_ENCODERS:
         raise ValueError(
-            f"HyCIR needs an image-text encoder of one of the families {list(SUPPORTED_ENCODERS)}, but the encoder's "
-            f"model_type is {model_type!r}. Choose such an encoder, or join an image and a text model with "
-            "transformers.VisionTextDualEncoderModel first."
+            f"HyCIR cannot read an encoder whose model_type is {model_type!r}. Choose one of "
+            f"{list(SUPPORTED_ENCODERS)}, or join an image model and a text model with "
+            "transformers.VisionTextDualEncoderModel."
         )
     is_dict = isinstance(encoder_config, dict)
     config: Any = AutoConfig.for_model(model_type, **values) if is_dict else copy.deepcopy(encoder_config)
     for part in (config, config.text_config, config.vision_config):
         part.__dict__.pop("trust_remote_code", None)
-    config._name_or_path = ""  # `encoder_name_or_path` says it; a local folder must not travel with every save
+    config._name_or_path = ""  # `encoder_name_or_path` says it. A private folder must not be part of every save
     return config
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .files import JsonType, read_record
+from .files import JsonType, read_json, read_record
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class FileFormat:
             raise ValueError(f"{path} was written by a newer hycir_hf. Update with `pip install -U hycir_hf`.")
         return read_record(path, self.keys, remedy=self.remedy)
 
+    def is_in(self, path: str | os.PathLike) -> bool:
+        """Tell whether a JSON file says that it has this format."""
+        content = read_json(path, (dict, list), remedy=self.remedy)
+        return isinstance(content, dict) and content.get("format") == self.name
+
 
 GALLERY = FileFormat(
     "hycir-gallery",
@@ -61,3 +66,22 @@ IMAGE_STORE = FileFormat(
     {"settings": dict, "is_complete": bool},
 )
 """`manifest.json` of a folder with features or captions of images."""
+
+EVALUATION = FileFormat(
+    "hycir-evaluation",
+    1,
+    "Evaluate the model again: `hycir evaluate --model ... --json FILE`.",
+    {"benchmark": str, "split": str, "results": dict},
+)
+"""What `hycir evaluate --json` writes."""
+
+TRIPLETS = FileFormat(
+    "hycir-triplets",
+    1,
+    "Run `hycir syncir` with this output folder again; it reuses the stored LLM answers.",
+    {"settings": dict, "source_record": dict, "thresholds": dict, "counts": dict, "key": str},
+)
+"""`recipe.json` of a folder that SynCir wrote."""
+
+ANSWERS = FileFormat("hycir-answers", 1, "Restore the file, or use another folder for the answers.")
+"""`format.json` of a folder with LLM answers."""

@@ -1,9 +1,8 @@
-"""Models and SynCir data sets to the Hugging Face Hub, without secrets and local paths.
+"""Push models and SynCir datasets to the Hugging Face Hub, without secrets and local paths.
 
-The access token is `huggingface_hub`'s matter (`hf auth login` or HF_TOKEN): it is handed on, never shown or written.
+`huggingface_hub` finds the access token (`hf auth login` or HF_TOKEN). It is never shown or written here.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -17,19 +16,22 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from .files import read_json
 from .hub_cleaning import TEXT_SUFFIXES, clean_texts
-from .modeling_hycir import is_hub_id
+from .modeling_hycir import HyCIRModel
+from .names import is_hub_id
+from .processing_hycir import HyCIRProcessor
 from .reports.cards import ModelCardFacts, complete_card, read_card
 
 UPLOADED_SUFFIXES = (
     *(".json", ".jsonl", ".safetensors", ".model", ".txt", ".md", ".py"),
     *(".parquet", ".html", ".yaml", ".yml", ".csv", ".png", ".jpg", ".jpeg", ".webp", ".svg"),
 )
-_SAVED_ANEW = (".safetensors", ".safetensors.index.json", ".py")
+_SAVED_AGAIN = (".safetensors", ".safetensors.index.json", ".py")
 _CODE = ("configuration", "modeling", "processing")
 _DATA_SUFFIXES = (".parquet", ".safetensors")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-_REFUSED = (401, 403)  # HTTP: no token, or one without the right
+_REFUSED = (401, 403)  # HTTP: no token, or a token without the permission
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class PushReport:
     Args:
         url (`str`): The repository's page.
         commit (`str`): The commit's hash.
-        is_private (`bool`): Whether only its owner sees it.
+        is_private (`bool`): Whether only its owner can see it.
         uploaded (`list[str]`): Paths in the repository.
-        left_out (`list[str]`): Files of the folder that stayed here.
-        stripped (`list[str]`): "file: key" or "file: line 3" of each local path that was taken out of the uploaded
+        left_out (`list[str]`): Files of the folder that were not uploaded.
+        stripped (`list[str]`): "file: key" or "file: line 3" of each local path that was removed from the uploaded
             copies.
         deleted (`list[str]`): Old shards in the repository that the uploaded ones replace.
     """
@@ -66,24 +68,24 @@ def push_folder(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> PushReport:
-    """Upload a saved HyCIR model, or a data set that SynCir made, with its card.
+    """Upload a saved HyCIR model or a SynCir dataset, with its card.
 
-    A model travels with its code, so that `AutoModel.from_pretrained(repo_id, trust_remote_code=True)` works where this
-    package is not installed; one whose encoder lies beside it (`mapper_only`) is uploaded whole. Local paths are taken
-    out of the uploaded copies. The folder itself stays as it is.
+    A model is uploaded with its code, so that `AutoModel.from_pretrained(repo_id, trust_remote_code=True)` works where
+    this package is not installed. If it needs an encoder from a local folder, that encoder is included. Local paths
+    are removed from the uploaded copies. The folder itself is not changed.
 
     Args:
         folder (`str` or `Path`): The folder.
-        repo_id (`str`): "owner/name"; made if missing.
-        private (`bool`): For a new repository; one that exists keeps its visibility.
+        repo_id (`str`): "owner/name"; created if missing.
+        private (`bool`): For a new repository; an existing one keeps its visibility.
         license (`str`, *optional*): For the card: a licence of the Hub's list, such as "apache-2.0".
-        datasets (`Sequence[str]`): For a model's card: Hub ids of what it was trained on.
-        commit_message (`str`, *optional*): One is made up by default.
-        token (`str`, *optional*): By default the one that `huggingface_hub` knows.
+        datasets (`Sequence[str]`): For a model's card: Hub ids of its training data.
+        commit_message (`str`, *optional*): Has a default.
+        token (`str`, *optional*): By default the token that `huggingface_hub` knows.
 
     Raises:
-        ValueError: If the folder is neither, a file holds a secret, or `private` is asked for a public repository.
-        OSError: If the Hub cannot be reached, or does not take it.
+        ValueError: If the folder is neither, a file holds a secret, or `private` is set for a public repository.
+        OSError: If the Hub cannot be reached, or refuses the upload.
     """
     folder = Path(folder)
     _check_names(repo_id, datasets)
@@ -91,7 +93,7 @@ def push_folder(
     if repo_type == "model":
         _check_has_processor(folder)
     elif datasets:
-        raise ValueError("Expected datasets for a model's card, but found them for a data set. Leave --dataset out.")
+        raise ValueError("Only a model's card names datasets, but this folder is a dataset. Leave datasets= out.")
     with tempfile.TemporaryDirectory() as temporary:
         source = _self_contained(folder, Path(temporary)) if repo_type == "model" else folder
         paths, left_out = _select(folder, source)
@@ -122,7 +124,7 @@ def push_folder(
 
 
 def find_repo_type(folder: str | os.PathLike) -> str:
-    """Tell a saved model ("model") from a SynCir data set ("dataset").
+    """Tell whether a folder is a saved model ("model") or a SynCir dataset ("dataset").
 
     Raises:
         ValueError: If the folder is neither.
@@ -133,39 +135,30 @@ def find_repo_type(folder: str | os.PathLike) -> str:
     if (folder / "config.json").is_file() and _read_config(folder).get("model_type") == "hycir":
         return "model"
     raise ValueError(
-        f"Expected a saved HyCIR model (config.json) or a finished SynCir data set (recipe.json) in {folder}, but "
-        "found neither. Give the folder that save_pretrained or `hycir syncir` wrote."
+        f"The folder {folder} holds neither a saved HyCIR model (config.json) nor a finished SynCir dataset "
+        "(recipe.json). Give the folder that save_pretrained or `hycir syncir` wrote."
     )
 
 
 def _check_names(repo_id: str, datasets: Sequence[str]) -> None:
-    """Check ids before anything is made: without an owner, a repository would be made in the token's own name."""
+    """Check the ids before anything is created: without an owner, the token's own user would get the repository."""
     try:
         for name in (repo_id, *datasets):
             validate_repo_id(name)
     except HFValidationError as error:
-        raise ValueError(
-            f"Expected names as the Hub has them, but found: {str(error).rstrip('.')}. Write them as OWNER/NAME."
-        ) from error
+        raise ValueError(f"Not a Hub id: {str(error).rstrip('.')}. Write ids as OWNER/NAME.") from error
     if "/" not in repo_id:
-        raise ValueError(f"Expected the repository as OWNER/NAME, but found {repo_id!r}. Put its owner before it.")
+        raise ValueError(f"Expected repo_id as OWNER/NAME, but found {repo_id!r}. Add the owner.")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, but found: {error}. Save the model anew.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"Expected a config in {path}, but found a {type(config).__name__}. Save the model anew.")
-    return config
+    return read_json(folder / "config.json", remedy="Save the model again.")
 
 
 def _check_has_processor(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         raise ValueError(
-            f"Expected the model's processor in {folder}, but found none of {list(_PROCESSOR_FILES)}. Save it there "
+            f"The model's processor is missing in {folder}: there is no {' or '.join(_PROCESSOR_FILES)}. Save it there "
             "with processor.save_pretrained."
         )
 
@@ -175,22 +168,19 @@ def _read(path: Path | None) -> str | None:
 
 
 def _with_license(text: str, license: str) -> str:
-    """A data set's card with a licence."""
+    """Set the licence of a dataset's card."""
     card = read_card(text, DatasetCard)
-    card.data.license = license
+    card.data["license"] = license
     return str(card)
 
 
 def _self_contained(folder: Path, temporary: Path) -> Path:
-    """The folder, or a copy beside which nothing is needed: code, processor, and the weights of a local encoder."""
+    """Return the folder, or a copy that needs nothing else: with code, processor and the weights of a local encoder."""
     config = _read_config(folder)
     needs_local_encoder = config.get("mapper_only") and not is_hub_id(config.get("encoder_name_or_path"))
     has_code = "auto_map" in config and all((folder / f"{name}_hycir.py").is_file() for name in _CODE)
     if has_code and not needs_local_encoder:
         return folder
-    from .modeling_hycir import HyCIRModel
-    from .processing_hycir import HyCIRProcessor
-
     model = HyCIRModel.from_pretrained(folder)
     model.save_pretrained(temporary, mapper_only=bool(config.get("mapper_only")) and not needs_local_encoder)
     HyCIRProcessor.from_pretrained(folder).save_pretrained(temporary)
@@ -198,9 +188,9 @@ def _self_contained(folder: Path, temporary: Path) -> Path:
 
 
 def _select(folder: Path, source: Path) -> tuple[dict[str, Path], list[str]]:
-    """Choose the files to upload, by their path in the repository, and name those left out.
+    """Choose the files to upload, by their path in the repository, and the files to leave out.
 
-    Hidden folders (SynCir's `.work/`), training states, pickles and links that lead out of the folder stay here.
+    Left out are hidden folders (SynCir's `.work/`), training states, pickles, and links to files outside the folder.
     """
     paths: dict[str, Path] = {}
     left_out = []
@@ -213,18 +203,18 @@ def _select(folder: Path, source: Path) -> tuple[dict[str, Path], list[str]]:
         else:
             paths[name] = path
     if source != folder:
-        anew = {path.relative_to(source).as_posix(): path for path in _files(source)}
-        left_out += [name for name in paths if name.endswith(_SAVED_ANEW) and name not in anew]
-        paths = {name: path for name, path in paths.items() if not name.endswith(_SAVED_ANEW)} | anew
+        saved_again = {path.relative_to(source).as_posix(): path for path in _files(source)}
+        left_out += [name for name in paths if name.endswith(_SAVED_AGAIN) and name not in saved_again]
+        paths = {name: path for name, path in paths.items() if not name.endswith(_SAVED_AGAIN)} | saved_again
     return paths, sorted(left_out)
 
 
 def _check_has_data(folder: Path, paths: dict[str, Path], left_out: list[str]) -> None:
-    """Refuse a folder whose weights or rows would stay here: a download's cache, for example, holds links alone."""
+    """Refuse a folder without weights or rows to upload: a download cache, for example, holds only links."""
     if not any(name.endswith(_DATA_SUFFIXES) for name in paths):
         raise ValueError(
-            f"Expected safetensors or Parquet files in {folder}, but found none to upload (left out: {left_out}). Save "
-            "the model with save_pretrained first."
+            f"There are no safetensors or Parquet files to upload in {folder} (left out: {left_out}). Save the model "
+            "with save_pretrained first."
         )
 
 
@@ -233,7 +223,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, str], list[str]]:
-    """The new content of the text files that change, and where local paths were taken out."""
+    """Return the new content of each text file that changes, and where local paths were removed."""
     texts = {name: _read(path) or "" for name, path in paths.items() if path.suffix in TEXT_SUFFIXES}
     changed, stripped = clean_texts(texts)
     card = changed.get("README.md", texts.get("README.md", ""))
@@ -243,48 +233,43 @@ def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, str], list[s
 
 
 def _replaced(present: Sequence[str], files: dict[str, Any]) -> list[str]:
-    """The files of a repository that are shards of what is uploaded: they would be read beside the new ones."""
+    """Find old shards of the uploaded files in the repository: they would be read together with the new ones."""
     series = {_series(name) for name in files if name.endswith(_DATA_SUFFIXES)}
     return [name for name in present if name not in files and _series(name) in series]
 
 
 def _series(name: str) -> tuple[str, str]:
-    """A file's name without its shard's number, and its suffix: "images/part-3.parquet" is of "images/part"."""
+    """Return a file's name without the number of its shard, and its suffix: ("images/part", ".parquet")."""
     path = Path(name)
     return re.sub(r"-\d+(-of-\d+)?$", "", path.with_suffix("").as_posix()), path.suffix
 
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
-    """Say in one line what the client's errors say in several."""
+    """Turn the client's errors of several lines into one line."""
     try:
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in _REFUSED:
             raise OSError(
-                f"Expected a token that may write to {repo_id}, but the Hub answered {status}. Log in by "
-                "`hf auth login` with a token of the role write, and check the owner's name."
+                f"The Hub refused to write to {repo_id} (HTTP {status}). Log in with `hf auth login` and a token of "
+                "the role write, and check the owner's name."
             ) from error
         said = error.server_message or str(error).split("\n")[0]
-        raise OSError(
-            f"Expected the Hub to take {repo_id}, but it answered {status}: {said}. Correct that, or try again later."
-        ) from error
+        raise OSError(f"The Hub answered HTTP {status} for {repo_id}: {said}. Correct that, or try later.") from error
     except (HTTPError, ConnectionError) as error:  # no answer at all; the latter in offline mode
         raise OSError(
-            f"Expected to reach the Hub for {repo_id}, but could not: {error}. Check the network, HF_ENDPOINT and "
-            "HF_HUB_OFFLINE."
+            f"The Hub cannot be reached for {repo_id}: {error}. Check the network, HF_ENDPOINT and HF_HUB_OFFLINE."
         ) from error
     except ValueError as error:
         if not str(error).startswith("Invalid metadata"):
             raise
-        raise ValueError(
-            f"Expected a card that the Hub takes, but found: {error}. Correct README.md, --license and --dataset."
-        ) from error
+        raise ValueError(f"The Hub refused the card: {error}. Correct README.md, license= or datasets=.") from error
 
 
 def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> bool:
-    """Make the repository if it is missing; tells whether it is private."""
+    """Create the repository if it is missing, and tell whether it is private."""
     try:
         is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
     except RepositoryNotFoundError:
@@ -292,7 +277,7 @@ def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> boo
         return private
     if private and not is_private:
         raise ValueError(
-            f"Expected {repo_id} to be private, but it is public, and everybody can read what is pushed there. Push "
-            "with --public (private=False), or make the repository private first."
+            f"The repository {repo_id} is public: everybody can read what is pushed there. Pass private=False, or make "
+            "the repository private first."
         )
     return is_private

@@ -1,4 +1,4 @@
-"""Secrets and local paths in the text files of a folder that is to be uploaded: the former stop it, the latter go."""
+"""Find secrets and local paths in text files before an upload: a secret stops it, local paths are removed."""
 
 import json
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 import yaml
 
-from .modeling_hycir import is_hub_id
+from .names import is_hub_id
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".svg", ".yaml", ".yml", ".csv")
 _STRUCTURED_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")
-# Their strings are words, whatever they look like.
+# Strings in these files are vocabulary, whatever they look like.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "vocab.txt", "merges.txt")
 
-# Matched after `_normalized`. A tokenizer's `pad_token` and a table's `sort_key` are no secrets: tokens and keys count
-# only with a service's or a purpose's name.
+# Matched after `_normalized`. A tokenizer's `pad_token` and a table's `sort_key` are not secrets: a token or key counts
+# only together with the name of a service or a purpose.
 _SECRET_KEY = re.compile(
     r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
     r"|(.*_)?(access|secret|private|ssh|signing|encryption)_key"
@@ -25,7 +25,7 @@ _SECRET_KEY = re.compile(
 )
 _SECRET_VALUES = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    # Words joined by hyphens are a slug; a key has one long run.
+    # Words joined by hyphens are a slug; a key has one long run of characters.
     "an API key": re.compile(r"\bsk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|\bAIza[A-Za-z0-9_-]{35}"),
     "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}"),
     "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
@@ -35,8 +35,8 @@ _SECRET_VALUES = {
     "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
 }
 _WHOLE_PATH = re.compile(r"^((/[^/\n]+){2,}/?|~[\\/].*|\.\.?[\\/].*|[A-Za-z]:[\\/].*)$")
-# Within a text only the usual roots count: "and/or" and a URL's path are no paths of this machine. A Windows path needs
-# two names, since code writes "Q:\n".
+# Within a text only the usual root folders count: "and/or" and the path of a URL are not local paths. A Windows path
+# needs two names, because code contains "Q:\n".
 _EMBEDDED_PATH = re.compile(
     r"(?:file://|(?<![\w./~-]))"
     r"(?:/(?:home|Users|root|mnt|media|data|scratch|srv|tmp|var|work|workspace|Volumes)/|~/"
@@ -46,16 +46,16 @@ _EMBEDDED_PATH = re.compile(
 
 
 def clean_texts(texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Take local paths out of texts; the last name of each stays.
+    """Replace local paths in texts by their last name.
 
     Args:
         texts (`dict[str, str]`): File name -> content.
 
     Returns:
-        File name -> new content of those that changed, and "file: key" or "file: line 3" of each path taken out.
+        File name -> new content of the texts that changed, and "file: key" or "file: line 3" of each removed path.
 
     Raises:
-        ValueError: If a text holds a secret, or JSON or YAML that cannot be read.
+        ValueError: If a text holds a secret, or is JSON or YAML that cannot be read.
     """
     complaints = [f"{name} holds {what}" for name, text in texts.items() for what in _secrets(text)]
     cleaners: dict[str, _Cleaner] = {}
@@ -66,10 +66,7 @@ def clean_texts(texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
             contents[name] = cleaners[name].clean(_parse(name, text))
             complaints += [f"{name} holds a value for {key!r}" for key in cleaners[name].secret_keys]
     if complaints:
-        raise ValueError(
-            f"Expected files without secrets, but {'; '.join(complaints)}. Take it out, and revoke it if the folder "
-            "was ever shared."
-        )
+        raise ValueError(f"Secrets found: {'; '.join(complaints)}. Remove them; revoke them if the folder was shared.")
     local_paths = set[str]().union(*(cleaner.paths for cleaner in cleaners.values()))
     changed: dict[str, str] = {}
     stripped: list[str] = []
@@ -81,7 +78,7 @@ def clean_texts(texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
             new = _rewritten(name, text, contents[name]) if keys else text
         else:
             new = _without_paths(text, local_paths)
-            if keys and not _reads_as(new, contents[name]):  # a path that was broken over two lines, or escaped
+            if keys and not _reads_as(new, contents[name]):  # a path over two lines, or escaped
                 new = yaml.safe_dump_all(contents[name], sort_keys=False, allow_unicode=True)
         if new != text:
             changed[name] = new
@@ -103,8 +100,7 @@ def _parse(name: str, text: str) -> Any:
         return list(yaml.safe_load_all(text))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(
-            f"Expected {name} to be well-formed, since it is searched for secrets, but reading it failed: {error}. "
-            "Repair it or take it out of the folder."
+            f"{name} cannot be searched for secrets, because it is damaged: {error}. Repair it, or remove it."
         ) from error
 
 
@@ -121,7 +117,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _rewritten(name: str, text: str, content: Any) -> str:
-    """A JSON file anew, or JSON lines of which only the changed ones are written anew."""
+    """Write a JSON file with new content; of JSON lines only the changed ones are written again."""
     if name.endswith(".json"):
         return _json(content, indent=2) + "\n"
     pairs = zip(_lines(text), content, strict=True)
@@ -139,15 +135,19 @@ def _secrets(text: str) -> list[str]:
 
 
 def _normalized(key: str) -> str:
-    """A key in snake case: "clientSecret" and "client-secret" are "client_secret"."""
+    """Convert a key to snake case: "clientSecret" and "client-secret" become "client_secret"."""
     return re.sub(r"[-.\s]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)).lower()
 
 
 def _without_paths(text: str, local_paths: set[str]) -> str:
-    """Replace local paths by their last name; a part of a longer word or of a URL's path is left alone."""
+    """Replace local paths by their last name, except within a longer word or the path of a URL."""
     for path in sorted(local_paths, key=len, reverse=True):
         text = _replace_path(text, path)
-    return _replace_path(_EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), text), str(Path.home()))
+    return _replace_path(_without_embedded(text), str(Path.home()))
+
+
+def _without_embedded(text: str) -> str:
+    return _EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), text)
 
 
 def _replace_path(text: str, path: str) -> str:
@@ -165,7 +165,7 @@ def _last_name(path: str) -> str:
 
 
 class _Cleaner:
-    """Walks through JSON: local paths become their last name, secrets are named."""
+    """Goes through JSON values: replaces local paths by their last name and notes the keys of secrets."""
 
     def __init__(self) -> None:
         self.stripped: list[str] = []
@@ -173,7 +173,7 @@ class _Cleaner:
         self.paths: set[str] = set()
 
     def clean(self, value: Any, key: str = "") -> Any:
-        """Return the value without local paths."""
+        """Return a value without local paths."""
         if isinstance(value, dict):
             cleaned: dict[Any, Any] = {}
             for name, item in value.items():
@@ -189,7 +189,7 @@ class _Cleaner:
         return self._clean_text(value, key)
 
     def _clean_key(self, key: Any, taken: dict[Any, Any]) -> Any:
-        """A key without local paths; one that another entry has by then is numbered."""
+        """Return a key without local paths; a number is added if another entry has that key."""
         if not isinstance(key, str):
             return key
         cleaned = new = self._clean_text(key, "a key")
@@ -199,7 +199,7 @@ class _Cleaner:
         return new
 
     def _is_local_name(self, key: Any, value: Any) -> bool:
-        """A name that would be looked up, such as `encoder_name_or_path`: a folder's last name would mislead there."""
+        """Tell whether an entry such as `encoder_name_or_path` names a local folder: its last name would mislead."""
         is_name = isinstance(key, str) and key.endswith("name_or_path") and isinstance(value, str)
         if is_name and ("/" in value or "\\" in value) and not is_hub_id(value):
             self.stripped.append(key)
@@ -212,7 +212,7 @@ class _Cleaner:
             self.paths.add(text)
             cleaned = _last_name(text)
         else:
-            cleaned = _EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), text)
+            cleaned = _without_embedded(text)
         if cleaned != text:
-            self.stripped.append(_EMBEDDED_PATH.sub(lambda found: _last_name(found[0]), key))
+            self.stripped.append(_without_embedded(key))
         return cleaned

@@ -1,47 +1,105 @@
-"""HyCIR's losses, on embeddings only (paper: Hybrid training, Eq. 1-3), and their gradients in chunks.
+"""HyCIR's losses, on features alone. The paper's equations (Hybrid training) are functions, and training calls them.
 
-The contrastive loss itself and its gathering live in `modeling_hycir`, which travels alone as remote code.
+This file travels with the model files as remote code, so it imports nothing of the package.
+
+Shapes: B rows, D joint width, W processes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from .modeling_hycir import contrastive_loss, gather_features
 
-__all__ = ["backward_in_chunks", "contrastive_loss", "gather_features", "hybrid_loss", "phrase_loss", "projection_loss"]
-
-
-def hybrid_loss(
-    unlabeled_query_features: Tensor,
-    unlabeled_target_features: Tensor,
-    triplet_query_features: Tensor,
-    triplet_target_features: Tensor,
-    logit_scale: Tensor | float,
-    gather: bool = False,
-    zero_shot_weight: float = 1.0,
-    triplet_weight: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L = L_ZS + L_triplet (Eq. 3).
+def hybrid_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float] | None = None) -> Tensor:
+    """L = L_ZS + L_triplet (Eq. 1), or the weighted sum of any other loss terms.
 
     Args:
-        unlabeled_query_features (`torch.FloatTensor` of shape `(U, D)`): f("a photo of [$ $ $ $]"), unit L2 norm.
-        unlabeled_target_features (`torch.FloatTensor` of shape `(U, D)`): The same images' features, unit L2 norm.
-        triplet_query_features (`torch.FloatTensor` of shape `(T, D)`): f_composed of the triplets, unit L2 norm.
-        triplet_target_features (`torch.FloatTensor` of shape `(T, D)`): Their target images' features, unit L2 norm.
-        logit_scale (`torch.FloatTensor` or `float`): 1 / temperature.
-        gather (`bool`): Whether to take negatives from every process.
-        zero_shot_weight (`float`): Factor on L_ZS (paper: 1).
-        triplet_weight (`float`): Factor on L_triplet (paper: 1).
+        losses (`Mapping[str, Tensor]`): Each term's name -> its value, `()`.
+        weights (`Mapping[str, float]`, *optional*): Each term's name -> its factor (paper: 1 for both).
 
     Returns:
-        The weighted sum (Eq. 3), L_ZS (Eq. 1) and L_triplet (Eq. 2), each of shape `()`.
+        `torch.FloatTensor` of shape `()`.
     """
-    zero_shot = contrastive_loss(unlabeled_query_features, unlabeled_target_features, logit_scale, gather)
-    triplet = contrastive_loss(triplet_query_features, triplet_target_features, logit_scale, gather)
-    return zero_shot_weight * zero_shot + triplet_weight * triplet, zero_shot, triplet
+    return torch.stack([(weights or {}).get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+
+def zero_shot_loss(
+    prompt_features: Tensor, image_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+) -> Tensor:
+    """L_ZS (Eq. 2): each unlabeled image finds its own prompt, "a photo of [$ $ $ $]", and the prompt its image.
+
+    Args are as in `contrastive_loss`: the prompts' features (f_ref_txt) and the same images' features (f_ref_img).
+    """
+    return contrastive_loss(prompt_features, image_features, logit_scale, gather)
+
+
+def triplet_loss(
+    composed_features: Tensor, target_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+) -> Tensor:
+    """L_triplet (Eq. 3): each composed query finds its target image, and the target image its query.
+
+    Args are as in `contrastive_loss`: the queries' features (f_composed) and their target images' (f_target_img).
+    """
+    return contrastive_loss(composed_features, target_features, logit_scale, gather)
+
+
+def contrastive_loss(
+    query_features: Tensor, target_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+) -> Tensor:
+    """L_contrastive: symmetric InfoNCE, the mean of the losses query -> target and target -> query.
+
+    Args:
+        query_features (`torch.FloatTensor` of shape `(B, D)`): Unit L2 norm.
+        target_features (`torch.FloatTensor` of shape `(B, D)`): Row i is the target of query i. Unit L2 norm.
+        logit_scale (`torch.FloatTensor` or `float`): 1 / temperature.
+        gather (`bool`): Whether to take negatives from all processes. All must then have the same B.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`. It is log B if all rows are the same.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if query_features.shape != target_features.shape:
+        raise ValueError(
+            "The contrastive loss needs one target for each query, but query_features and target_features have the "
+            f"shapes {tuple(query_features.shape)} and {tuple(target_features.shape)}. Give one target for each prompt "
+            "as target_pixel_values or target_features: a prompt with several reference images has no default target."
+        )
+    if gather:
+        query_features, target_features = gather_features(query_features), gather_features(target_features)
+    # In float32 also under autocast: in half precision, close similarities times 100 would become equal.
+    with torch.autocast(query_features.device.type, enabled=False):
+        logits = logit_scale * query_features.float() @ target_features.float().T  # (B, B)
+        labels = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenate the rows of all processes. Each process gets back the sum of all gradients on its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, features.contiguous())
+        return torch.cat(parts)  # (W * B, D)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]  # (B, D)
+
+
+def gather_features(features: Tensor) -> Tensor:
+    """Gather features `(B, D)` of all processes into `(W * B, D)`, with gradient. One process gets its own back."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return features
+    return _GatherWithGradient.apply(features)
 
 
 def phrase_loss(pseudo_phrase_features: Tensor, phrase_features: Tensor) -> Tensor:
@@ -80,20 +138,23 @@ def backward_in_chunks(
     loss_function: Callable[[Tensor], Tensor],
     backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
-    """Back-propagate a loss over all rows while only one chunk's activations are held: the whole batch's gradients.
+    """Back-propagate the loss of all rows, but hold the activations of one chunk at a time. The gradients are the same.
 
-    Each chunk is run twice: first without gradient, for its features; then, the loss's gradient on them known, with
-    gradient. Source: GradCache (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
-    2021). Memory grows with the largest chunk instead of the batch, time by one more forward pass.
+    Each chunk runs twice: first without gradient, for its features; then, when the loss's gradient on these is known,
+    with gradient. Memory grows with the largest chunk instead of the batch, at the cost of one more forward pass.
+    Source: GradCache (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
 
     Args:
-        chunks (`Sequence` of functions): Each gives the features `(B_i, D)` of its rows; called twice, it must do the
-            same both times (dropout belongs before the chunks).
-        loss_function (function): All rows' features, `(B, D)` in the order of the chunks, to the loss, `()`.
-        backward (function): Takes the loss and back-propagates it: `accelerator.backward` scales it for fp16.
+        chunks (`Sequence` of functions): Each gives the features `(B_i, D)` of its rows, and the same when called again
+            (dropout belongs before the chunks).
+        loss_function (function): The features of all rows, `(B, D)` in the order of the chunks, to the loss, `()`.
+        backward (function): Back-propagates a loss. `accelerator.backward` also scales it for fp16.
 
     Returns:
         `torch.FloatTensor` of shape `()`: The loss, detached.
+
+    Raises:
+        ValueError: If the loss does not depend on the features.
     """
     with torch.no_grad():
         parts = [chunk() for chunk in chunks]
@@ -101,7 +162,7 @@ def backward_in_chunks(
     loss = loss_function(features)
     backward(loss)
     if features.grad is None:
-        raise ValueError("Expected a loss that depends on the features, but it does not. Use them in loss_function.")
+        raise ValueError("The loss does not depend on the features. Use them in loss_function.")
     for chunk, gradient in zip(chunks, features.grad.split([len(part) for part in parts]), strict=True):
         chunk().backward(gradient)
     return loss.detach()

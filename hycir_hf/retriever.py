@@ -17,6 +17,7 @@ from .modeling_hycir import HyCIRModel
 from .names import resolve_model
 from .processing_hycir import HyCIRProcessor
 from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
+from .retrieval.queries import compose, encode_texts
 
 BATCH_SIZE = 64
 
@@ -90,12 +91,11 @@ class HyCIREncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `ComposedEncoder.encode_texts`."""
-        return self._in_batches(
-            lambda start, end: self.model.get_text_features(
-                **self.processor(text=list(texts[start:end]), compose=False).to(self.model.device)
-            ),
-            len(texts),
-        )
+        return encode_texts(self.model, self.processor, texts).float().cpu().numpy()
+
+    def compose(self, references: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+        """Compose references' features `(Q, D)`, not normalised, with query texts: `(Q, D)`, unit L2 norm."""
+        return compose(self.model, self.processor, references.to(self.model.device), texts)
 
     def encode_queries(self, images: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
         """Compose images with query texts by the mapper (paper: Model architecture).
@@ -114,21 +114,13 @@ class HyCIREncoder:
             raise ValueError(
                 f"Expected one text for each query, but found {len(images)} images and {len(texts)} texts."
             )
-        return self._in_batches(
-            lambda start, end: self.model.get_composed_features(
-                **self.processor(images=list(images[start:end]), text=list(texts[start:end]), return_tensors="pt").to(
-                    self.model.device
-                )
-            ),
-            len(texts),
-        )
-
-    @torch.inference_mode()
-    def _in_batches(self, encode: Callable[[int, int], torch.Tensor], count: int) -> np.ndarray:
-        if count == 0:
-            raise ValueError("There is nothing to encode. Give at least one text.")
-        cuts = range(0, count, BATCH_SIZE)
-        parts = [encode(start, min(start + BATCH_SIZE, count)).float().cpu().numpy() for start in cuts]
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), BATCH_SIZE):
+                rows, batch = images[start : start + BATCH_SIZE], texts[start : start + BATCH_SIZE]
+                inputs = self.processor(images=list(rows), text=list(batch), return_tensors="pt")
+                features = self.model.get_composed_features(**inputs.to(self.model.device))  # (B, D)
+                parts.append(features.float().cpu().numpy())
         return np.concatenate(parts)  # (N, D)
 
 

@@ -1,7 +1,9 @@
 """The records that the package reads and writes, as `datasets.Features`.
 
 UNLABELED  images without labels: what SynCir and the loss L_ZS start from
-TRIPLET    SynCir's pseudo triplets; the pictures are found by id in an UNLABELED data set
+TRIPLET    SynCir's pseudo triplets; the images are found by id in an UNLABELED dataset
+GENERATED  further columns of a triplet that an LLM made
+DROPPED    further columns of a triplet that SynCir dropped
 QUERY      a benchmark's composed queries
 GALLERY    a benchmark's gallery pictures
 """
@@ -21,6 +23,22 @@ TRIPLET = Features(
         "target_caption": Value("string"),
         "similarity": Value("float32"),  # the language-space filter's score, in [-1, 1]
         "group_id": Value("int64"),  # the subgroup that the pair was taken from
+    }
+)
+
+GENERATED = Features(
+    {
+        "triplet_id": Value("int64"),  # number of the pair it was made from
+        "generator": Value("string"),  # name of the LLM
+        "prompt": Value("string"),  # name of the prompt
+        "answer": Value("string"),  # as the LLM wrote it
+    }
+)
+
+DROPPED = Features(
+    {
+        "reason": Value("string"),  # its kind: "low_similarity", "equal_captions", "no_answer" ...
+        "detail": Value("string"),  # more about this triplet: "0.5912 < 0.7"; may be empty
     }
 )
 

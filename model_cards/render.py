@@ -1,10 +1,10 @@
-"""Render the cards of this folder anew: `python model_cards/render.py`.
+"""Write the cards of this folder again: `python model_cards/render.py`.
 
-Each `NAME.json` holds a card's facts and names its file of results. `emoji_results.json` is what
+Each `NAME.json` holds the facts of a card and names its result file. `emoji_results.json` was written by
 
     hycir evaluate --model examples/emoji/hycir --benchmark emoji --data examples/emoji/data --json RESULTS
 
-wrote, without each query's values ("per_query").
+The values of the single queries ("per_query") were removed from it.
 """
 
 import json
@@ -14,9 +14,9 @@ from hycir_hf.reports.cards import ModelCardFacts, read_results
 
 
 def render(path: Path) -> str:
-    """Render the card of one facts file."""
+    """Render the card of one file of facts."""
     facts = json.loads(path.read_text(encoding="utf-8"))
-    facts["results"] = read_results(path.parent / facts["results"])
+    facts["results"] = [read_results(path.parent / facts["results"])]
     return ModelCardFacts(**facts).render()
 
 

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server on the loopback address, well-behaved or not; runs in a thread, or as a script.
+"""An OpenAI-compatible server on the loopback address, with faults if asked for. It runs in a thread, or as a script.
 
-Answers depend on the messages alone. `hycir` clients talk to it through the real `openai` package.
+Answers depend only on the messages. The package talks to it through the real `openai` package.
 """
 
 import argparse

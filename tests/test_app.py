@@ -22,7 +22,7 @@ from datasets import Image as ImageFeature
 from datasets import load_dataset
 from PIL import Image
 
-from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
+from hycir_hf import Gallery, ImageRetriever
 from hycir_hf.app import METHODS, GallerySearcher, build_app, launch_app
 from hycir_hf.app.page import _search_endpoint
 from hycir_hf.app.rendering import render_gallery, render_header, render_results
@@ -33,6 +33,7 @@ from hycir_hf.cli.main import main
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "emoji" / "hycir"
 HOSTILE = "<img src=x onerror=document.title='owned'>${1+1}{{x}}.webp"
+UPLOADED = re.compile("uploaded (picture|image)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # Chromium's own background requests would hide what the page asks for.
 CHROMIUM_ARGUMENTS = [
@@ -48,7 +49,7 @@ CHROMIUM_ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory):
-    """Sixty emoji pictures and a name that is code, with the gallery made of them."""
+    """Sixty emoji images and a name that is code, with their gallery."""
     root = tmp_path_factory.mktemp("app")
     (root / "pictures").mkdir()
     rows = load_dataset(str(ROOT / "examples" / "emoji" / "data"), "images", split="heldout_vendor")
@@ -62,13 +63,12 @@ def emoji(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searcher(emoji):
-    model, processor = HyCIRModel.from_pretrained(MODEL).eval(), HyCIRProcessor.from_pretrained(MODEL)
-    return GallerySearcher(model, processor, Gallery.load(emoji / "gallery"), emoji / "gallery")
+    return GallerySearcher(ImageRetriever.load(emoji / "gallery"))
 
 
 @pytest.fixture(scope="module")
 def served(searcher, emoji):
-    page = build_app(searcher.model, searcher.processor, searcher.gallery, emoji / "gallery")
+    page = build_app(ImageRetriever.load(emoji / "gallery"))
     yield launch_app(page, "127.0.0.1", max_upload_mb=1, block=False).rstrip("/")
     page.close()
 
@@ -87,7 +87,7 @@ def test_the_mapper_answers_as_hycir_search_does(searcher, emoji, capsys):
     printed = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()[1:8]]
     found = [(searcher.ids[row], f"{score:+.4f}") for row, score in session.answer.ranking]
     assert found == [(id_, score) for _, score, id_ in printed] and name not in dict(found)
-    assert session.message == "The reference itself is left out."
+    assert "left out" in session.message
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -100,7 +100,7 @@ def test_every_method_ranks_and_says_what_it_does_not_look_at(searcher, method):
     assert ("does not" in session.message) == (method in says) and says.get(method, "") in session.message
     without_text = search(replace(session, query_text=" "), searcher)
     if method == "text only":
-        assert without_text.is_error and "Expected a text" in without_text.message
+        assert without_text.is_error and "text" in without_text.message
     else:
         assert not without_text.is_error
         assert ("No text: searched by" in without_text.message) == (method != "image only")
@@ -115,9 +115,9 @@ def test_the_sum_without_text_is_the_image_alone(searcher):
 
 def test_what_is_missing_is_said_and_fields_stay(searcher):
     asked = search(replace(Session(), query_text="a red heart"), searcher)
-    assert asked.is_error and "Expected a reference picture" in asked.message and asked.query_text == "a red heart"
+    assert asked.is_error and "reference" in asked.message and asked.query_text == "a red heart"
     refused = upload(replace(asked, query_text="typed ahead"), searcher, b"not a picture")
-    assert refused.is_error and "13 bytes cannot be read" in refused.message and "\n" not in refused.message
+    assert refused.is_error and "13 bytes" in refused.message and "\n" not in refused.message
     assert refused.reference is None and refused.query_text == "typed ahead"
     assert pick(asked, searcher, 10**6).is_error
     assert search(replace(asked, method="magic"), searcher).is_error
@@ -131,7 +131,7 @@ def test_a_huge_picture_in_a_small_file_is_refused_undecoded(searcher, monkeypat
     monkeypatch.setattr("hycir_hf.app.answering.load_image", None)
     refused = upload(Session(), searcher, buffer.getvalue())
     found = "many more" if size[0] == 14000 else f"{size[0]} x {size[1]}"  # beyond PIL's own limit no size is told
-    assert refused.is_error and f"but found {found}. Shrink" in refused.message
+    assert refused.is_error and found in refused.message
 
 
 def test_a_result_becomes_the_reference_and_history_goes_back(searcher):
@@ -179,21 +179,21 @@ def test_without_pictures_ids_are_shown(emoji, searcher, tmp_path):
     gallery = Gallery.load(tmp_path / "moved")
     gallery.source = {"type": "dataset", "path": str(tmp_path / "gone"), "config": "images", "split": "test"}
     gallery.source |= {"relative": "../gone", "image_column": "image", "id_column": None}
-    blind = GallerySearcher(searcher.model, searcher.processor, gallery, tmp_path / "moved")
+    blind = GallerySearcher(ImageRetriever(searcher.encoder, gallery, tmp_path / "moved"))
     header = render_header(blind)
-    assert "61 pictures of gone / images / test" in header and "no longer where" in header
+    assert re.search("61 [a-z]+ of gone / images / test", header) and 'role="alert"' in header
     assert str(tmp_path) not in header
     session = search(replace(Session(), query_text="a heart", method="text only"), blind)
     page = render_results(session, blind)
-    assert page.count("picture not at hand") == len(session.answer.ranking) == 12
-    assert "Upload the reference instead" in pick(session, blind, 0).message
+    assert page.count('class="missing"') == len(session.answer.ranking) == 12
+    assert pick(session, blind, 0).is_error and blind.ids[0] in pick(session, blind, 0).message
 
 
 def test_another_encoder_is_refused(emoji, searcher):
     gallery = Gallery.load(emoji / "gallery")
     gallery.encoder_fingerprint = "another"
-    with pytest.raises(ValueError, match="Expected the encoder that made this gallery"):
-        build_app(searcher.model, searcher.processor, gallery, emoji / "gallery")
+    with pytest.raises(ValueError, match="encoder"):
+        build_app(ImageRetriever(searcher.encoder, gallery, emoji / "gallery"))
 
 
 @pytest.mark.parametrize(
@@ -243,23 +243,23 @@ def test_no_url_is_fetched(served, monkeypatch, position):
         answers = httpx.get(
             f"{served}/gradio_api/queue/data", params={"session_hash": event["session_hash"]}, timeout=60
         )
-        assert ("Reference: uploaded picture" in answers.text) == is_answered
-        assert ("but found a URL" in answers.text) != is_answered
+        assert bool(UPLOADED.search(answers.text)) == is_answered
+        assert ("found a URL" in answers.text) != is_answered
     assert fetched == []
 
 
 def test_wrong_ports_and_texts_are_named(searcher, emoji, capsys):
     assert main(["app", str(emoji / "gallery"), "--model", str(MODEL), "--port", "99999"]) == 1
-    assert "Expected a port from 1 to 65535, but found 99999." in capsys.readouterr().err
-    with pytest.raises(gradio.Error, match="Expected a text, but found None"):
+    assert "99999" in capsys.readouterr().err
+    with pytest.raises(gradio.Error, match=r"text.*None"):
         _search_endpoint(searcher)(None, searcher.ids[0])
 
 
 def test_a_host_that_is_not_loopback_is_warned_of(searcher, emoji, caplog):
-    page = build_app(searcher.model, searcher.processor, searcher.gallery, emoji / "gallery")
-    with pytest.raises(OSError, match="Expected to listen on 192"):  # no machine has this address
+    page = build_app(ImageRetriever.load(emoji / "gallery"))
+    with pytest.raises(OSError, match=r"192\.0\.2\.1"):  # no machine has this address
         launch_app(page, "192.0.2.1", block=False)
-    assert "everybody who reaches this machine" in caplog.text
+    assert "192.0.2.1: everybody" in caplog.text
     caplog.clear()
     assert launch_app(page, "localhost", block=False).startswith("http://localhost:")
     page.close()
@@ -290,12 +290,12 @@ def test_a_visit_in_the_browser(browser_page):
     page, text = browser_page, browser_page.get_by_label("What should change?")
     results, history = page.locator("#results button"), page.locator("#history button")
     reference, message = page.locator("#reference figure"), page.locator("#message p")
-    assert "61 pictures of pictures" in page.locator("header").inner_text()
+    assert re.search("61 [a-z]+ of pictures", page.locator("header").inner_text())
     page.locator("#grid button").nth(PAGE_SIZE - 1).wait_for()
 
     drop = page.locator("input[type=file]")
     drop.set_input_files([{"name": "red.png", "mimeType": "image/png", "buffer": picture_bytes()}])
-    reference.get_by_text("uploaded picture").wait_for()
+    reference.get_by_text(UPLOADED).wait_for()
     text.fill("a heart")
     text.press("Enter")
     results.nth(11).wait_for()
@@ -308,19 +308,19 @@ def test_a_visit_in_the_browser(browser_page):
     text.fill("make it blue")
     page.get_by_role("button", name="Search").click()
     history.nth(1).wait_for()
-    message.get_by_text("The reference itself is left out.").wait_for()
+    message.get_by_text("left out").wait_for()
     shown = page.locator("#results .id").evaluate_all("names => names.map(name => name.title)")
     assert len(shown) == 12 and name not in shown
 
     page.get_by_label("slerp").check()
     history.nth(2).wait_for()
     history.nth(2).click()
-    reference.get_by_text("uploaded picture").wait_for()
+    reference.get_by_text(UPLOADED).wait_for()
     assert text.input_value() == "a heart" and page.get_by_label("pseudo tokens").is_checked()
 
     drop.set_input_files([{"name": "bad.png", "mimeType": "image/png", "buffer": b"not a picture"}])
-    message.get_by_text("cannot be read as one").wait_for()
-    assert message.get_attribute("role") == "alert"
+    page.locator("#message p[role=alert]").wait_for()
+    assert "13 bytes" in message.inner_text()
     drop.set_input_files([{"name": "big.png", "mimeType": "image/png", "buffer": b"x" * 1_100_000}])
     page.get_by_text('exceed the maximum allowed size of 1.0 Mb: "big.png"').wait_for()
 
@@ -366,7 +366,7 @@ def test_a_space_without_gallery_or_model_says_so_in_one_line(emoji, tmp_path):
 
 
 def test_a_space_without_local_paths_finds_its_pictures(emoji, searcher, tmp_path):
-    """The space's README tells to cut the pictures' path."""
+    """The Space's README gives the command that removes the path of the images."""
     shutil.copytree(emoji / "pictures", tmp_path / "pictures")
     shutil.copytree(emoji / "gallery", tmp_path / "gallery")
     [line] = re.findall(r"^sed .*manifest\.json", (ROOT / "examples" / "space" / "README.md").read_text(), re.MULTILINE)
@@ -374,7 +374,7 @@ def test_a_space_without_local_paths_finds_its_pictures(emoji, searcher, tmp_pat
     assert str(emoji) not in (tmp_path / "gallery" / "manifest.json").read_text()
     moved = Gallery.load(tmp_path / "gallery")
     assert moved.source == {"type": "folder", "path": "pictures", "relative": "../pictures"}
-    assert GallerySearcher(searcher.model, searcher.processor, moved, tmp_path / "gallery").thumbnail(0)
+    assert GallerySearcher(ImageRetriever(searcher.encoder, moved, tmp_path / "gallery")).thumbnail(0)
 
 
 @pytest.mark.slow
@@ -398,7 +398,7 @@ def test_the_space_answers_through_the_client(emoji, tmp_path):
         name = Gallery.load(emoji / "gallery").ids[0]
         ranking = client.predict("make it red", name, "mapper", 4, api_name="/search")
         assert len(ranking) == 4 and set(ranking[0]) == {"id", "score"} and name not in {one["id"] for one in ranking}
-        with pytest.raises(Exception, match="Expected an id of the gallery"):
+        with pytest.raises(Exception, match="/etc/passwd"):
             client.predict("make it red", "/etc/passwd", "mapper", 4, api_name="/search")
         with urllib.request.urlopen(f"{found[1]}/gradio_api/heartbeat/a_page", timeout=60):  # as an open page does
             process.send_signal(signal.SIGINT)

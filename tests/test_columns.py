@@ -1,4 +1,4 @@
-"""`dataset.map` with the encoder, and the faiss index of the mapped data set."""
+"""`dataset.map` with the encoder, and the faiss index of the mapped dataset."""
 
 import faiss
 import numpy as np
@@ -42,7 +42,7 @@ def test_images_and_texts_give_the_composed_features():
     np.testing.assert_allclose(both, expected, atol=1e-5)
 
 
-def test_the_faiss_index_of_a_mapped_data_set_is_the_gallery():
+def test_the_faiss_index_of_a_mapped_dataset_is_the_gallery():
     model, processor = build_model(), build_processor()
     mapped = pictures().map(ColumnEncoder(model, processor), batched=True, batch_size=3)
     mapped.add_faiss_index("features", metric_type=faiss.METRIC_INNER_PRODUCT)
@@ -72,10 +72,10 @@ def test_a_second_map_reads_what_the_first_wrote(tmp_path):
 
 def test_what_cannot_be_encoded_is_refused():
     encoder = ColumnEncoder(build_model(), build_processor(), text_column="query_text")
-    with pytest.raises(ValueError, match=r"Expected the column 'query_text', but found \['image'\]"):
+    with pytest.raises(ValueError, match=r"'query_text'.*\['image'\]"):
         encoder({"image": PICTURES})
-    with pytest.raises(ValueError, match="Map with batched=True"):
+    with pytest.raises(ValueError, match="batched=True"):
         encoder({"image": PICTURES[0], "query_text": "red"})
     formatted = pictures(query_text=TEXTS).with_format("numpy")
-    with pytest.raises(ValueError, match=r"found ndarray\. Map with .* without a format \(dataset\.with_format\(None"):
+    with pytest.raises(ValueError, match=r"ndarray.*with_format\(None"):
         formatted.map(encoder, batched=True)

@@ -388,33 +388,33 @@ class Runs:
 
 def test_a_checkpoint_runs_no_code(tmp_path, clip_folder):
     torch.save({"Phi": Runs(str(tmp_path / "ran"))}, tmp_path / "phi.pt")
-    with pytest.raises(ValueError, match="tensors and plain values alone"):
+    with pytest.raises(ValueError, match=r"phi\.pt"):
         convert_checkpoint(tmp_path / "phi.pt", tmp_path / "hycir", clip_folder)
     assert not (tmp_path / "ran").exists()
 
 
 def test_what_does_not_fit_is_refused(tmp_path, clip_folder, blip_folder):
-    with pytest.raises(ValueError, match="found nothing at"):
+    with pytest.raises(ValueError, match=r"missing\.pt"):
         convert_checkpoint(tmp_path / "missing.pt", tmp_path / "out", clip_folder)
-    with pytest.raises(ValueError, match=r"found the keys \['model'\]"):
+    with pytest.raises(ValueError, match=r"\['model'\]"):
         find_layout({"model": {}})
     torch.save({"Phi": random_state(linear_shapes("layers.0", JOINT + 1, WIDTH))}, tmp_path / "phi.pt")
-    with pytest.raises(ValueError, match=r"(?s)trained with\. \(.*size mismatch"):
+    with pytest.raises(ValueError, match=r"(?s)phi\.pt.*size mismatch"):
         convert_checkpoint(tmp_path / "phi.pt", tmp_path / "out", clip_folder)
     torch.save([1], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="hold a dict"):
+    with pytest.raises(ValueError, match=r"list\.pt.*\blist\b"):
         convert_checkpoint(tmp_path / "list.pt", tmp_path / "out", clip_folder)
     torch.save(lavis_state(), tmp_path / "blip.pth")
-    with pytest.raises(ValueError, match="holds a blip encoder"):
+    with pytest.raises(ValueError, match=r"\bblip\b.*'clip'"):
         convert_checkpoint(tmp_path / "blip.pth", tmp_path / "out", clip_folder)
     (tmp_path / "text.pt").write_text("no checkpoint\nat all\n")
-    for stored, message in (({"model": 5}, r"found the keys \['model'\]"), ({"Phi": 5}, "under 'Phi', but found int")):
+    for stored, message in (({"model": 5}, r"\['model'\]"), ({"Phi": 5}, r"'Phi'.*\bint\b")):
         torch.save(stored, tmp_path / "other.pt")
         with pytest.raises(ValueError, match=message):
             convert_checkpoint(tmp_path / "other.pt", tmp_path / "out", clip_folder)
-    with pytest.raises(ValueError, match=r"it cannot be read so \(\w+\)\. Give the original's"):
+    with pytest.raises(ValueError, match=r"text\.pt.*\(\w+\)"):
         convert_checkpoint(tmp_path / "text.pt", tmp_path / "out", clip_folder)
-    with pytest.raises(ValueError, match=r"Expected an encoder in transformers' format at /nosuch/encoder, but"):
+    with pytest.raises(ValueError, match="/nosuch/encoder"):
         convert_checkpoint(tmp_path / "phi.pt", tmp_path / "out", "/nosuch/encoder")
     assert not (tmp_path / "out").exists()
 
@@ -423,8 +423,8 @@ def test_nothing_is_written_over(tmp_path, clip_folder):
     torch.save({"Phi": random_state(phi_shapes(), 7)}, tmp_path / "phi.pt")
     (tmp_path / "file").write_text("mine")
     before = (clip_folder / "config.json").read_bytes()
-    for output, found in ((clip_folder, "holds files"), (tmp_path / "file", "is a file")):
-        with pytest.raises(ValueError, match=f"Expected a new folder as output, but .* {found}"):
+    for output in (clip_folder, tmp_path / "file"):
+        with pytest.raises(ValueError, match=str(output)):
             convert_checkpoint(tmp_path / "phi.pt", output, clip_folder)
     assert (clip_folder / "config.json").read_bytes() == before and (tmp_path / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()

@@ -51,5 +51,5 @@ def test_official_folders_become_data_sets(name, make, splits, num_queries, num_
         assert set(alone) == {"val"}
     missing = next(root.rglob("*1*.png"), None) or next(root.rglob("*.jpg"))
     missing.unlink()
-    with pytest.raises(SystemExit, match=f"{name}: error: Expected .* are missing, such as"):
+    with pytest.raises(SystemExit, match=f"{name}: error: 1 of .* images .*{missing.name}"):
         convert(name, root, "--output", tmp_path / "again")

@@ -106,7 +106,7 @@ def test_the_triplets_card_names_each_pictures_licence():
     licence_of = {vendor.strip(" `"): licence.strip() for vendor, _, _, licence in rows}
     vendors = {id_.split("/")[0] for id_ in pq.read_table(EMOJI / "syncir/images")["image_id"].to_pylist()}
     assert vendors == set(licence_of) - {"twemoji"}
-    licences = (EMOJI / "syncir" / "README.md").read_text(encoding="utf-8").split("Pictures: ")[1].split("Captions")[0]
+    licences = (EMOJI / "syncir" / "README.md").read_text(encoding="utf-8").split("\nImages: ")[1].split("Captions")[0]
     part_of = {vendor: part for part in licences.split(";") for vendor in vendors if vendor in part.split(" (")[0]}
     assert all(licence_of[vendor] in part_of[vendor] for vendor in vendors)
 

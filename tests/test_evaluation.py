@@ -125,20 +125,22 @@ def test_the_average_is_compared_too_and_other_galleries_are_not():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "Expected JSON"),
-        ("[]", "another file"),
+        ("{", "JSON"),
+        ("[]", "list"),
         ('{"format": "hycir-evaluation", "format_version": 9}', "newer|older"),
-        ('{"format": "hycir-evaluation"}', "found no benchmark, split, seed, per_query"),
+        ('{"format": "hycir-evaluation"}', "format_version"),
         (
-            '{"format": "hycir-evaluation", "benchmark": "cirr", "split": "val", "seed": 0, "per_query": {}}',
-            "found no method",
+            '{"format": "hycir-evaluation", "format_version": 1, "benchmark": "cirr", "split": "val", "seed": 0, '
+            '"results": {}, "per_query": {}}',
+            "per_query",
         ),
     ],
 )
 def test_results_files_that_are_none(tmp_path, text, words):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         EvaluationResults.load(tmp_path / "x.json")
+    assert "x.json" in str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_evaluate_writes_table_json_page_and_submission_that_score_the_same(mode
     text = page.read_text(encoding="utf-8")
     assert (
         len(read_page(text).images) > 0
-        and text.index("Every query of all") > text.index("make it night")
+        and text.rindex("<caption>") > text.index("make it night")
         and "make it night" in text
     )
     written = [str(path) for path in sorted(files.iterdir())]
@@ -236,7 +238,7 @@ def test_errors_are_one_line(model_path, cirr, tmp_path, capsys):
     assert "folder at /nowhere" in failing(
         ["evaluate", "--model", "m", "--benchmark", "cirr", "--data", "/nowhere"], capsys
     )
-    assert "found no such file" in failing(["evaluate", "--compare", str(tmp_path / "a.json"), "b.json"], capsys)
+    assert "a.json" in failing(["evaluate", "--compare", str(tmp_path / "a.json"), "b.json"], capsys)
     command = ["evaluate", "--model", "./nowhere", "--benchmark", "cirr", "--data", cirr]
     assert "HyCIR model in ./nowhere" in failing(command, capsys)
     part = [*command, "--part", "dress"]

@@ -52,7 +52,8 @@ def query(**values):
 
 def test_a_head_gets_features_as_the_encoder_gives_them(tiny):
     model, processor = tiny
-    features = dict(zip("ab", encode_images(model, processor, [random_picture(0), random_picture(1)]), strict=True))
+    images = {"a": random_picture(0), "b": random_picture(1)}
+    features = dict(zip("ab", encode_images(model, processor, images), strict=True))
     seen = {}
 
     def head(images, texts):
@@ -126,7 +127,7 @@ def test_the_endpoint_sees_the_caption_and_its_answer_is_what_is_looked_for(eval
     assert messages in [request["messages"] for request in server.requests]
     (query_feature,) = encode_texts(*tiny, [answer_to(messages)])
     names = [f"dev-{number}-0-img0" for number in range(1, 60)]
-    gallery = encode_images(*tiny, [cirr / "dev" / f"{name}.png" for name in names])
+    gallery = encode_images(*tiny, {name: cirr / "dev" / f"{name}.png" for name in names})
     scores = torch.nn.functional.normalize(gallery, dim=-1) @ query_feature
     found = json.loads((tmp_path / "cirr_val_recall.json").read_text())["100"]
     assert found[0] == names[int(scores.argmax())]

@@ -85,7 +85,7 @@ def make_fashioniq(root):
     ],
 )
 def test_the_real_files_are_read(name, split, counts):
-    data = read_benchmark(name, REAL / name.partition("-")[0], split, with_pictures=False)
+    data = read_benchmark(name, REAL / name.partition("-")[0], split, with_images=False)
     assert {part.name: (len(part.queries), len(part.gallery_ids)) for part in data.parts} == counts
     assert data.has_targets == split.startswith("val")
 
@@ -100,20 +100,20 @@ def test_the_real_files_are_read(name, split, counts):
     ],
 )
 def test_the_authors_examples_pass_and_damaged_ones_do_not(name, split, place, tmp_path):
-    data = read_benchmark(name, REAL / name, split, with_pictures=False)
+    data = read_benchmark(name, REAL / name, split, with_images=False)
     kind, rankings = read_rankings(REAL / place, data)
     assert set(rankings) == set(data.parts[0].query_ids)
     content = json.loads((REAL / place).read_text())
     first = data.parts[0].query_ids[0]
     content[first] = content[first][:-1]
     write_json(tmp_path / "short.json", content)
-    with pytest.raises(ValueError, match=f"Expected {kind.length} ids in .*short.json, query '{first}'"):
+    with pytest.raises(ValueError, match=rf"{kind.length} ids .*short\.json, query '{first}'"):
         read_rankings(tmp_path / "short.json", data)
 
 
 @needs_real
 def test_a_perfect_answer_to_the_real_val_scores_one(tmp_path):
-    data = read_benchmark("cirr", REAL / "cirr", with_pictures=False)
+    data = read_benchmark("cirr", REAL / "cirr", with_images=False)
     (part,) = data.parts
     rankings, subsets = {}, {}
     for query in part.queries:
@@ -136,11 +136,11 @@ def test_cirr_in_its_folders(tmp_path):
     (part,) = data.parts
     query = part.queries[0]
     assert (query["query_id"], query["target_ids"], len(query["subset_ids"])) == ("100", ["dev-1-0-img0"], 5)
-    assert query["reference_id"] not in query["subset_ids"] and len(data.pictures) == len(part.gallery_ids) == 60
+    assert query["reference_id"] not in query["subset_ids"] and len(data.images) == len(part.gallery_ids) == 60
     assert read_benchmark("cirr", tmp_path).fingerprint() == data.fingerprint()
     shutil.move(tmp_path / "cirr" / "captions", tmp_path / "captions")  # without the folder between
     shutil.move(tmp_path / "cirr" / "image_splits", tmp_path / "image_splits")
-    assert read_benchmark("cirr", tmp_path).pictures.keys() == data.pictures.keys()
+    assert read_benchmark("cirr", tmp_path).images.keys() == data.images.keys()
 
 
 def test_circo_ids_are_numbers_in_its_files(tmp_path):
@@ -150,7 +150,7 @@ def test_circo_ids_are_numbers_in_its_files(tmp_path):
     assert json.loads(path.read_text()) == {"0": list(range(2, 52))}
     assert score_rankings([path], data).methods["predictions"]["all"].values["mAP@5"].tolist() == [1.0]
     shutil.rmtree(tmp_path / "circo" / "COCO2017_unlabeled" / "annotations")  # the folder says it too
-    assert read_benchmark("circo", tmp_path / "circo").pictures == data.pictures
+    assert read_benchmark("circo", tmp_path / "circo").images == data.images
 
 
 def test_fashioniq_protocols(tmp_path):
@@ -164,13 +164,13 @@ def test_fashioniq_protocols(tmp_path):
     assert joined["query_text"] == "has  no sleeves and is red." and joined["other_texts"] == []
     assert averaged["reference_id"] == "DRESS0"  # FashionIQ's "candidate"
     only = read_benchmark("fashioniq", tmp_path, part_names=["shirt"])
-    assert [part.name for part in only.parts] == ["shirt"] and len(only.pictures) == 60
+    assert [part.name for part in only.parts] == ["shirt"] and len(only.images) == 60
 
 
 def test_missing_images_are_named_or_left_out(tmp_path, caplog):
     make_cirr(tmp_path)
     (tmp_path / "dev" / "dev-3-0-img0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"60 images of CIRR, but 1 are missing, such as .*dev-3-0-img0.png"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 60 images of CIRR .*dev-3-0-img0.png"):
         read_benchmark("cirr", tmp_path)
     data = read_benchmark("cirr", tmp_path, allow_missing=True)
     assert data.missing_ids == ["dev-3-0-img0"] and data.num_dropped_queries == 2  # a reference, and the one target
@@ -199,13 +199,13 @@ CAPTIONS, SPLIT = Path("cirr/captions/cap.rc2.val.json"), Path("cirr/image_split
             r"cap.rc2.val.json, entry 3, but found the keys \['pairid'",
         ),
         (CAPTIONS, lambda value: value[3].update(pairid="103"), r"types \{'pairid': 'int'\}.*entry 3"),
-        (CAPTIONS, lambda value: value[3].update(pairid=100), "entry 3, but found '100' of entry 0 again"),
+        (CAPTIONS, lambda value: value[3].update(pairid=100), "entry 3.*'100'.*entry 0"),
         (
             CAPTIONS,
             lambda value: (value[3].update(target_hard="x"), value[3]["img_set"]["members"].append("x"))[0],
-            "hold each target, but it lacks 'x' of .*entry 3",
+            "target 'x' .*entry 3",
         ),
-        (CAPTIONS, lambda value: value[3]["img_set"]["members"].append("x"), "hold each member, but it lacks 'x'"),
+        (CAPTIONS, lambda value: value[3]["img_set"]["members"].append("x"), "member 'x'"),
         (CAPTIONS, lambda value: value[3].update(target_hard="x"), "the target among them.*entry 3"),
         (
             CAPTIONS,
@@ -213,12 +213,12 @@ CAPTIONS, SPLIT = Path("cirr/captions/cap.rc2.val.json"), Path("cirr/image_split
             "each member once.*entry 3",
         ),
         (CAPTIONS, lambda value: value[3]["img_set"].update(members=["dev-4-0-img0"]), "3 members or more.*entry 3"),
-        (CAPTIONS, lambda value: value[3].update(reference="x"), "hold each reference, but it lacks 'x'"),
+        (CAPTIONS, lambda value: value[3].update(reference="x"), "reference 'x'"),
         (CAPTIONS, lambda value: value[3].update(img_set={}), "img_set with the list 'members'.*entry 3"),
-        (CAPTIONS, lambda value: {"old": value}, "a list of entries .* but found dict"),
-        (CAPTIONS, lambda value: [], "a list of entries .* but found list"),
+        (CAPTIONS, lambda value: {"old": value}, "a list .* an object"),
+        (CAPTIONS, lambda value: [], "empty"),
         (CAPTIONS, lambda value: [1, 2], "entry 0, but found 1"),
-        (SPLIT, list, "an object .* but found list"),
+        (SPLIT, list, "an object .* a list"),
         (SPLIT, lambda value: value.update(x=1), "entry 'x', but found 1"),
     ],
 )
@@ -262,7 +262,7 @@ def test_circo_pictures_alone_and_other_files_beside_them(tmp_path):
 def test_an_image_that_stands_twice_in_the_split(tmp_path):
     path = make_cirr(tmp_path) / SPLIT
     path.write_text(path.read_text().replace("{", '{"dev-0-0-img0": "./dev/1.png", ', 1))
-    with pytest.raises(ValueError, match=r"split.rc2.val.json, .*'dev-0-0-img0' stands there twice"):
+    with pytest.raises(ValueError, match=r"split.rc2.val.json .*'dev-0-0-img0'.* twice"):
         read_benchmark("cirr", tmp_path)
 
 
@@ -270,20 +270,20 @@ def test_a_file_cut_in_half_and_another_version(tmp_path):
     path = make_cirr(tmp_path) / CAPTIONS
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"whole JSON in .*cap.rc2.val.json, .*It may be cut"):
+    with pytest.raises(ValueError, match=r"cap.rc2.val.json"):
         read_benchmark("cirr", tmp_path)
     path.rename(path.with_name("cap.rc1.val.json"))
-    with pytest.raises(FileNotFoundError, match=r"cap.rc2.val.json, but found \['cap.rc1.val.json'"):
+    with pytest.raises(FileNotFoundError, match=r"cap.rc2.val.json.*\['cap.rc1.val.json'"):
         read_benchmark("cirr", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("cirrr", "."), ValueError, "a benchmark of .*'cirr'.* but found 'cirrr'"),
-        (("cirr", ".", "test"), ValueError, r"a split of \['val', 'test1'\] for cirr"),
-        (("cirr", "nowhere"), FileNotFoundError, "cirr's folder at nowhere, but found none"),
-        (("cirr", "."), FileNotFoundError, "found no such file"),
+        (("cirrr", "."), ValueError, "'cirrr'.*'cirr'"),
+        (("cirr", ".", "test"), ValueError, r"cirr .*'test'.*\['val', 'test1'\]"),
+        (("cirr", "nowhere"), FileNotFoundError, "nowhere.*cirr"),
+        (("cirr", "."), FileNotFoundError, r"split\.rc2\.val\.json"),
     ],
 )
 def test_wrong_names(arguments, error, words, tmp_path, monkeypatch):
@@ -310,14 +310,14 @@ def cirr_answers(tmp_path):
         (lambda value: value.update({"7": value["101"]}), "0 are missing and 1 are unknown, such as '7'"),
         (lambda value: value.__delitem__("metric"), "one of the headers"),
         (lambda value: value.update(version="rc1"), "'version': 'rc1'"),
-        (lambda value: value["101"].append("x"), "Expected 50 ids in .*query '101', but found 51"),
+        (lambda value: value["101"].append("x"), "50 ids .*query '101'.* 51"),
         (lambda value: value["101"].__setitem__(0, value["101"][1]), "each id once .*query '101'"),
         (lambda value: value["101"].__setitem__(49, "dev-1-0-img0"), "without the reference .*query '101'"),
-        (lambda value: value["101"].__setitem__(0, "x"), "ids of the gallery .*query '101', but found 'x'"),
+        (lambda value: value["101"].__setitem__(0, "x"), "gallery .*query '101'.*'x'"),
         (lambda value: value["101"].__setitem__(0, 5), "ids of type str"),
         (lambda value: value.update({"101": "abc"}), "a list of ids"),
-        (lambda value: [value], "an object of rankings"),
-        (lambda value: value.update(version="rc2", note="x" * 5_000_000), "at most 5,000,000 bytes"),
+        (lambda value: [value], "an object"),
+        (lambda value: value.update(version="rc2", note="x" * 5_000_000), "5,000,000"),
     ],
 )
 def test_broken_submissions_name_file_and_query(cirr_answers, change, words):
@@ -341,7 +341,7 @@ def test_a_key_that_stands_twice_and_a_second_file_of_a_kind(cirr_answers):
     with pytest.raises(ValueError, match=r"ids of the query's subset .*'dev-50-0-img0'"):
         read_rankings(subset_path, data)
     path.write_text('{"version": "rc2", "metric": "recall", "101": [], "101": []}')
-    with pytest.raises(ValueError, match="the key '101' stands there twice"):
+    with pytest.raises(ValueError, match=r"'101'.* twice"):
         read_rankings(path, data)
 
 

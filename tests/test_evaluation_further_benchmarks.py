@@ -13,7 +13,7 @@ from PIL import Image
 
 from hycir_hf import HyCIRModel
 from hycir_hf.cli.main import main
-from hycir_hf.evaluation import BENCHMARKS, BenchmarkPart, PictureRegion, read_benchmark, read_rankings, score_part
+from hycir_hf.evaluation import BENCHMARKS, BenchmarkPart, ImageRegion, read_benchmark, read_rankings, score_part
 from hycir_hf.schemas import GALLERY, QUERY, check_columns
 
 SCRIPTS = Path(__file__).parents[1] / "dataset_scripts"
@@ -91,13 +91,13 @@ def test_a_region_is_dilated_to_the_left_and_top_and_padded(tmp_path):
     """GeneCIS's own arithmetic: 0.7 of the size is added before the object, and what fits of it behind."""
     whole = random_picture(0, (20, 12))
     whole.save(tmp_path / "a.png")
-    region = PictureRegion(tmp_path / "a.png", (10, 2, 4, 4), 0.7).load()
+    region = ImageRegion(tmp_path / "a.png", (10, 2, 4, 4), 0.7).load()
     expected = whole.crop((7, 0, 14, 7))  # left 10 - 2.8, top 2 - 2.8 < 0, then 1.7 x 4 on
     assert region.size == (7, 7) and np.array_equal(np.asarray(region), np.asarray(expected))
-    flat = np.asarray(PictureRegion(tmp_path / "a.png", (0, 0, 8, 4)).load())
+    flat = np.asarray(ImageRegion(tmp_path / "a.png", (0, 0, 8, 4)).load())
     assert flat.shape == (8, 8, 3) and not flat[:2].any() and not flat[-2:].any()
     assert np.array_equal(flat[2:6], np.asarray(whole)[:4, :8])
-    stretched = np.asarray(PictureRegion(tmp_path / "a.png", (0, 0, 8, 4), pads=False).load())
+    stretched = np.asarray(ImageRegion(tmp_path / "a.png", (0, 0, 8, 4), pads=False).load())
     assert stretched.shape == (8, 8, 3) and stretched[:2].any()
 
 
@@ -113,7 +113,7 @@ def test_genecis_queries_have_galleries_of_their_own(tmp_path):
     query = attribute.queries[0]
     assert query["reference_id"] == "vg/0@10,2,4,4" and query["subset_ids"][0] == query["target_ids"][0]
     assert len(query["subset_ids"]) == 5 and query["query_text"] == "color"
-    assert isinstance(data.pictures["vg/0@10,2,4,4"], PictureRegion)
+    assert isinstance(data.images["vg/0@10,2,4,4"], ImageRegion)
     assert thing.queries[1]["target_ids"] == ["coco/000000000002"]
 
 
@@ -123,7 +123,7 @@ def test_coco_asks_by_a_region_for_the_whole_picture(tmp_path):
     first, second = part.queries[:2]
     assert first["query_text"] == "dog and " and second["query_text"] == "dog and cat and bench"
     assert second["target_ids"] == ["000000000002.jpg"] and second["reference_id"] == "region/000000000002.jpg"
-    assert data.pictures["region/000000000002.jpg"].box == (1, 0, 4, 2)
+    assert data.images["region/000000000002.jpg"].box == (1, 0, 4, 2)
     assert len(part.gallery_ids) == 60 and "000000000099.jpg" not in part.gallery_ids
 
 
@@ -239,7 +239,7 @@ def test_missing_images_are_named_or_left_out(name, place, tmp_path):
 
 
 def test_genecis_rankings_are_checked(tmp_path):
-    data = read_benchmark("genecis", make_genecis(tmp_path), with_pictures=False)
+    data = read_benchmark("genecis", make_genecis(tmp_path), with_images=False)
     rankings = {query["query_id"]: query["subset_ids"][:3] for part in data.parts for query in part.queries}
     path = tmp_path / "genecis.json"
     path.write_text(json.dumps(rankings))

@@ -39,7 +39,7 @@ def test_composing_in_batches_changes_nothing(tiny):
 def test_two_references_are_the_prompt_with_two_images(tiny):
     model, processor = tiny
     pictures, texts = [random_picture(0), random_picture(1), random_picture(2)], ["make it night", "red"]
-    features = encode_images(model, processor, pictures)
+    features = encode_images(model, processor, {str(row): one for row, one in enumerate(pictures)})
     references = torch.stack([features[[0, 1]], features[[2, 0]]])  # (2, 2, D)
     rows = [[pictures[0], pictures[1]], [pictures[2], pictures[0]]]
     with torch.inference_mode():

@@ -228,7 +228,7 @@ def test_only_changed_json_lines_are_written_anew():
 
 def test_a_file_that_cannot_be_searched_is_refused(hub, folder):
     (folder / "extra.json").write_text('{"token": ')
-    with pytest.raises(ValueError, match=r"extra\.json to be well-formed"):
+    with pytest.raises(ValueError, match=r"extra\.json"):
         push_folder(folder, "ann/emoji")
     assert hub.repos == {}
 
@@ -265,7 +265,7 @@ def test_a_folder_of_links_is_refused(hub, folder, tmp_path):
     (tmp_path / "cache").mkdir()
     for path in folder.iterdir():
         (tmp_path / "cache" / path.name).symlink_to(path)
-    with pytest.raises(ValueError, match=r"found none to upload \(left out: .*model\.safetensors"):
+    with pytest.raises(ValueError, match=r"left out: .*model\.safetensors"):
         push_folder(tmp_path / "cache", "ann/emoji")
     assert hub.repos == {}
 
@@ -354,11 +354,11 @@ def test_what_a_card_says_itself_stays(hub, folder):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{", r"Expected JSON in .*config\.json, but found"),
-        ("config.json", "[1]", r"Expected a config in .*config\.json, but found a list"),
-        ("README.md", "---\nlicense: [\n---\n# x", r"Expected a README\.md with the Hub's metadata"),
-        ("processor_config.json", None, r"Expected the model's processor in .*, but found none of"),
-        ("results.json", '{"format": "hycir-evaluation"}', r"but they lack \['format_version', 'benchmark', 'split'"),
+        ("config.json", "{", r"config\.json.*JSON"),
+        ("config.json", "[1]", r"config\.json.*a list"),
+        ("README.md", "---\nlicense: [\n---\n# x", r"README\.md"),
+        ("processor_config.json", None, r"processor_config\.json"),
+        ("results.json", '{"format": "hycir-evaluation"}', r"'format_version' in .*results\.json"),
     ],
 )
 def test_a_broken_folder_is_one_line_and_makes_no_repository(hub, folder, capsys, name, text, message):
@@ -379,7 +379,7 @@ def test_a_name_without_its_owner_is_refused_before_anything_is_made(hub, folder
 def test_a_hub_that_does_not_answer_is_one_line(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert main(["push", str(folder), "ann/emoji"]) == 1
-    assert "Expected to reach the Hub for ann/emoji, but could not" in capsys.readouterr().err.splitlines()[-1]
+    assert re.search("ann/emoji.*HF_ENDPOINT", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_card_that_the_hub_refuses(hub, folder, capsys, monkeypatch):
@@ -387,7 +387,7 @@ def test_a_card_that_the_hub_refuses(hub, folder, capsys, monkeypatch):
     monkeypatch.setattr(hub, "validate", lambda body: answer)
     assert main(["push", str(folder), "ann/emoji", "--license", "none"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "Expected a card that the Hub takes" in error and '"license" must be one of these' in error
+    assert "README.md" in error and '"license" must be one of these' in error
 
 
 def test_public_asks_before(hub, folder, monkeypatch, capsys):
@@ -395,11 +395,11 @@ def test_public_asks_before(hub, folder, monkeypatch, capsys):
     for answer in ("", "n\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         assert main(command) == 1 and hub.repos == {}
-    assert "Expected a yes to publish" in capsys.readouterr().err
+    assert "yes" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert main(command) == 0 and not hub.repo("ann/emoji").private
     assert "(public)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="ann/emoji to be private, but it is public"):
+    with pytest.raises(ValueError, match=r"ann/emoji is public.*private=False"):
         push_folder(folder, "ann/emoji")
     assert main([*command, "--yes"]) == 0
     push_folder(folder, "ann/private")
@@ -412,9 +412,7 @@ def test_a_wrong_token_is_an_error_that_does_not_show_it(hub, folder, monkeypatc
     monkeypatch.setenv("HF_TOKEN", "hf_wrongwrongwrongwrongwrong")
     assert main(["push", str(folder), "ann/emoji"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(
-        "hycir push: error: Expected a token that may write to ann/emoji, but the Hub answered 401."
-    )
+    assert error.startswith("hycir push: error: ") and "ann/emoji" in error and "401" in error
     assert error.count("\n") == 1 and "hf_wrong" not in error and hub.repos == {}
 
 
@@ -496,15 +494,15 @@ def test_a_data_sets_licence_is_in_its_card(hub, tmp_path):
     push_folder(tmp_path / "triplets", "ann/triplets", license="cc-by-4.0")
     card = DatasetCard(hub.repo("ann/triplets", "dataset").files["README.md"].decode())
     assert card.data.license == "cc-by-4.0" and len(card.data.configs) == 2 and "ann/triplets" in card.text
-    with pytest.raises(ValueError, match="Leave --dataset out"):
+    with pytest.raises(ValueError, match="datasets="):
         push_folder(tmp_path / "triplets", "ann/triplets", datasets=["ann/cc3m"])
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.json.* or .*recipe\.json"):
+    with pytest.raises(ValueError, match=r"config\.json.*recipe\.json"):
         find_repo_type(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(ValueError, match="found neither"):
+    with pytest.raises(ValueError, match=r"recipe\.json"):
         find_repo_type(tmp_path)
 
 

@@ -15,6 +15,8 @@ from hycir_hf.losses import (
     hybrid_loss,
     phrase_loss,
     projection_loss,
+    triplet_loss,
+    zero_shot_loss,
 )
 
 
@@ -40,12 +42,15 @@ def test_both_directions_count_the_same():
     torch.testing.assert_close(forth, back)
 
 
-def test_hybrid_is_the_sum():
+def test_hybrid_is_the_sum_of_the_two():
     features = [unit(4, 8, seed=0), unit(4, 8, seed=1), unit(3, 8, seed=2), unit(3, 8, seed=3)]
-    loss, zero_shot, triplet = hybrid_loss(*features, 10.0)
-    torch.testing.assert_close(loss, zero_shot + triplet)
-    torch.testing.assert_close(zero_shot, contrastive_loss(*features[:2], 10.0))
-    torch.testing.assert_close(triplet, contrastive_loss(*features[2:], 10.0))
+    zero_shot, triplet = zero_shot_loss(*features[:2], 10.0), triplet_loss(*features[2:], 10.0)
+    assert zero_shot == contrastive_loss(*features[:2], 10.0)
+    assert triplet == contrastive_loss(*features[2:], 10.0)
+    terms = {"zs": zero_shot, "triplet": triplet}
+    assert hybrid_loss(terms) == zero_shot + triplet
+    assert hybrid_loss(terms, {"zs": 0.5, "triplet": 2.0}) == 0.5 * zero_shot + 2 * triplet
+    assert hybrid_loss(terms, {"zs": 0.5}) == 0.5 * zero_shot + triplet
 
 
 def test_half_precision_is_scored_in_float32():
@@ -56,7 +61,7 @@ def test_half_precision_is_scored_in_float32():
 
 
 def test_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="one target for each query"):
+    with pytest.raises(ValueError, match=r"\(3, 8\) and \(2, 8\)"):
         contrastive_loss(unit(3, 8), unit(2, 8), 1.0)
 
 
@@ -91,12 +96,6 @@ def test_gather_equals_one_process(tmp_path):
         torch.testing.assert_close(torch.cat([part[i] for part in parts]) / 2, whole.grad)
 
 
-def test_weights_of_the_two_terms():
-    features = [unit(4, 8, seed=0), unit(4, 8, seed=1), unit(3, 8, seed=2), unit(3, 8, seed=3)]
-    loss, zero_shot, triplet = hybrid_loss(*features, 10.0, zero_shot_weight=0.5, triplet_weight=2.0)
-    torch.testing.assert_close(loss, 0.5 * zero_shot + 2 * triplet)
-
-
 @pytest.mark.parametrize("sizes", [[6], [1, 5], [2, 2, 2]])
 def test_chunks_give_the_whole_batchs_gradient(sizes):
     inputs, targets, weight = torch.randn(6, 5), unit(6, 8), torch.randn(5, 8)
@@ -118,6 +117,8 @@ def test_chunks_give_the_whole_batchs_gradient(sizes):
     torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=0)
     torch.testing.assert_close(parts.grad, whole.grad, atol=1e-6, rtol=0)
     assert held == [(size, False) for size in sizes] + [(size, True) for size in sizes]
+    with pytest.raises(ValueError, match="loss_function"):
+        backward_in_chunks([lambda: inputs @ weight], lambda features: parts.sum())
 
 
 def test_phrase_and_projection_loss():

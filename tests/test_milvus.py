@@ -84,14 +84,14 @@ def test_equal_scores_come_in_gallery_order(tmp_path):
 
 
 def test_wrong_use_is_refused(exported, tmp_path):
-    with pytest.raises(ValueError, match="1 that it does not hold, such as 'misspelt'"):
+    with pytest.raises(ValueError, match="'misspelt'"):
         exported.search(QUERIES, exclude_ids=["misspelt"])
     assert len(exported.search(QUERIES, exclude_ids=["misspelt"], ignore_unknown=True)) == 7
     with pytest.raises(ValueError, match="width 3"):
         exported.search(np.ones((1, 3)))
     with pytest.raises(ValueError, match="fingerprint 0123456789abcdef"):
         exported.search(QUERIES, encoder_fingerprint="another")
-    with pytest.raises(ValueError, match="Expected the collection 'nothing'"):
+    with pytest.raises(ValueError, match="'nothing'"):
         MilvusGallery(tmp_path / "empty.db", "nothing")
 
 
@@ -100,9 +100,9 @@ STRANGE = ["x\0y", "x\x01y", "\ud800", "x\x1b"]
 
 @pytest.mark.parametrize("id_", STRANGE)
 def test_ids_that_milvus_cannot_hold_are_unknown(gallery, exported, id_):
-    with pytest.raises(ValueError, match="1 that it does not hold, such as"):
+    with pytest.raises(ValueError, match=r"does not hold 1 "):
         exported.search(QUERIES, exclude_ids=[id_])
-    with pytest.raises(ValueError, match=r"which is no text of UTF-8 without control characters\. Nothing was added"):
+    with pytest.raises(ValueError, match=r"Nothing was added.*UTF-8"):
         exported.add(unit_features(1), [id_])
     found = exported.search(QUERIES, exclude_ids=[id_], restrict_to=[id_, ODD[0]], ignore_unknown=True)
     assert found.ids == [[ODD[0]]] * len(QUERIES)
@@ -110,18 +110,18 @@ def test_ids_that_milvus_cannot_hold_are_unknown(gallery, exported, id_):
 
 
 def test_what_milvus_refuses_has_three_parts(exported, tmp_path):
-    with pytest.raises(ValueError, match=r"Expected a search that Milvus can run, but found: .*\. Check `where`"):
+    with pytest.raises(ValueError, match=r"searching.*where"):
         exported.search(QUERIES, where="vendor ==")
     for k in (True, 2.5, 0, "3"):
-        with pytest.raises(ValueError, match="k as a whole number of at least 1"):
+        with pytest.raises(ValueError, match=" k "):
             exported.search(QUERIES, k=k)
     assert len(exported.search(QUERIES, k=np.int64(2)).ids[0]) == 2
-    with pytest.raises(ValueError, match=r"Expected images that Milvus can keep, but found: .*\. Give attributes"):
+    with pytest.raises(ValueError, match=r"adding.*attributes"):
         exported.add(unit_features(1), ["new"], [{"year": object()}])
     for path in (tmp_path / "gallery.sqlite", "gallery", tmp_path):
-        with pytest.raises(ValueError, match=r"Expected a file whose name ends in \.db, or a server's address"):
+        with pytest.raises(ValueError, match=r"\.db"):
             MilvusGallery.create(path, dim=16)
-    with pytest.raises(ValueError, match=r"Expected a gallery at .*x\.db, but found: .* Make the file's folder"):
+    with pytest.raises(ValueError, match=r"opening .*x\.db.*folder"):
         MilvusGallery.create(tmp_path / "no" / "x.db", dim=16)
 
 
@@ -158,14 +158,14 @@ def test_adding_in_parts(tmp_path):
         with pytest.raises(ValueError, match=message):
             store.add(*bad)
     assert len(store) == 2500
-    with pytest.raises(ValueError, match="'gallery' exists"):
+    with pytest.raises(ValueError, match="'gallery'"):
         MilvusGallery.create(tmp_path / "parts.db", dim=16)
     store.close()
 
 
 def test_compressed_galleries_are_refused(tmp_path):
-    gallery = Gallery.from_features(unit_features(50), kind="sq8")
-    with pytest.raises(ValueError, match="but found 'sq8'"):
+    gallery = Gallery.from_features(unit_features(50), index_type="sq8")
+    with pytest.raises(ValueError, match="'sq8'"):
         MilvusGallery.from_gallery(gallery, tmp_path / "sq8.db")
-    graph = Gallery.from_features(unit_features(50), kind="hnsw")
+    graph = Gallery.from_features(unit_features(50), index_type="hnsw")
     np.testing.assert_array_equal(graph.features(), unit_features(50))

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from test_evaluation_files import make_cirr, make_fashioniq
 from hycir_hf import HyCIRModel
 from hycir_hf.cli.main import main
 from hycir_hf.evaluation import EvaluationResults
-from hycir_hf.reports.cards import ModelCardFacts, add_results, is_hub_id, read_results
+from hycir_hf.names import is_hub_id
+from hycir_hf.reports.cards import ModelCardFacts, add_results, read_results
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 RESULTS = {
@@ -37,7 +39,7 @@ def render_script():
 
 @pytest.mark.parametrize("path", sorted(CARDS.glob("*.md")), ids=lambda path: path.stem)
 def test_golden_cards(path):
-    """`python model_cards/render.py` writes them anew."""
+    """`python model_cards/render.py` writes them again."""
     assert path.read_text(encoding="utf-8") == render_script().render(path.with_suffix(".json"))
 
 
@@ -81,7 +83,10 @@ def test_a_card_from_a_folder(tmp_path):
     ]
     assert card.data.eval_results[0].metric_args == {"confidence_level": 0.95, "low": 20.0, "high": 30.01}
     assert "| | image only | mapper |\n|---|---|---|\n| R@1 | 10.0 (5.0 to 15.0) | 25.2 (20.0 to 30.0) |\n" in card.text
-    assert "frozen blip encoder ([Salesforce/blip-itm-base-coco]" in card.text and "## Training\n\nL.\n" in card.text
+    assert (
+        "[Salesforce/blip-itm-base-coco](https://huggingface.co/Salesforce/blip-itm-base-coco)" in card.text
+        and "## Training\n\nL.\n" in card.text
+    )
 
 
 def test_a_card_of_a_local_encoder_names_no_path(tmp_path):
@@ -134,37 +139,44 @@ def test_from_evaluation_to_card_by_its_json_alone(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"metrics": {}}, r"found \['metrics'\]"),
-        ([3], "found list"),
-        (RESULTS | {"format_version": 2}, "format 1 or older"),
-        (RESULTS | {"results": {"slerp": {"all": {}}}}, r"figures of the 'mapper' .* found those of \['slerp'\]"),
+        ({"metrics": {}}, "'format'"),
+        ([3], "list"),
+        (RESULTS | {"format": "another"}, "'another'"),
+        (RESULTS | {"format_version": 2}, "newer"),
+        ({name: value for name, value in RESULTS.items() if name != "split"}, "'split'"),
+        (RESULTS | {"results": {"slerp": {"all": {}}}}, r"'mapper'.*'slerp'"),
     ],
 )
 def test_other_results_are_refused(tmp_path, content, message):
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         read_results(tmp_path / "results.json")
+    assert "results.json" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["---\ntags:\n- mine\n---\n\n# My model\n", "# My model\n"])
 def test_figures_are_added_to_a_card_once(tmp_path, text):
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
-    added = add_results(text, read_results(tmp_path / "results.json"), "model")
+    facts = ModelCardFacts("ann/model", "clip", 4, "{image}", results=[read_results(tmp_path / "results.json")])
+    added = add_results(text, facts)
     card = ModelCard(added)
     assert card.data.model_name == "model" and card.data.eval_results[0].metric_value == 25.15
     assert "# My model\n\n## Evaluation\n" in card.text and ("mine" in (card.data.tags or ())) == ("mine" in text)
-    assert add_results(added, read_results(tmp_path / "results.json"), "model") == added
-    assert add_results(text, [], "model") == text
+    assert add_results(added, facts) == added
+    assert add_results(text, replace(facts, results=[])) == text
 
 
 def test_damaged_results_are_refused(tmp_path):
     (tmp_path / "results.json").write_text('{"format": ')
-    with pytest.raises(ValueError, match=r"Expected JSON in .*results\.json"):
+    with pytest.raises(ValueError, match=r"results\.json"):
         read_results(tmp_path / "results.json")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="Expected a HyCIR model"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        ModelCardFacts.from_folder(tmp_path, "ann/model")
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ValueError, match=r"config\.json"):
         ModelCardFacts.from_folder(tmp_path, "ann/model")
 
 

@@ -5,7 +5,7 @@ from transformers import pipeline
 
 import hycir_hf.integrations.transformers_pipeline
 from hycir_hf import Gallery, HyCIRModel
-from hycir_hf.retrieval import search_composed
+from hycir_hf.retriever import HyCIREncoder, ImageRetriever
 
 PICTURES = [random_picture(seed) for seed in range(12)]
 QUERIES = [{"image": random_picture(20 + i), "text": text} for i, text in enumerate(["make it night", "", "red hat"])]
@@ -26,7 +26,8 @@ def retrieve(folder):
 
 def expected(query, gallery, k=4, **options):
     model = build_model()
-    ranking = search_composed(model, build_processor(), gallery, [query["image"]], query["text"], k, **options)[0]
+    retriever = ImageRetriever(HyCIREncoder(model, build_processor()), gallery)
+    ranking = retriever.search(query["image"], query["text"], k, **options)[0]
     return [id_ for id_, _ in ranking], [score for _, score in ranking]
 
 
@@ -63,7 +64,7 @@ def test_a_call_has_its_own_gallery_k_and_exclusions(retrieve, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_string_as_exclude_ids_is_refused_whatever_the_batch(retrieve, batch_size):
-    with pytest.raises(ValueError, match=r"Expected exclude_ids as a list of ids, but found the string '1'"):
+    with pytest.raises(ValueError, match=r"exclude_ids.*'1'"):
         retrieve([QUERIES[0] | {"exclude_ids": "1"}, QUERIES[1]], batch_size=batch_size)
 
 
@@ -79,16 +80,16 @@ def test_several_reference_images(retrieve):
 
 
 def test_wrong_use_is_named(folder, retrieve):
-    with pytest.raises(ValueError, match=r"found \['image'\]"):
+    with pytest.raises(ValueError, match=r"\['image'\]"):
         retrieve({"image": PICTURES[0]})
-    with pytest.raises(ValueError, match="found str"):
+    with pytest.raises(ValueError, match=r"\bstr\b"):
         retrieve(["make it night"])
-    with pytest.raises(ValueError, match=r"found \['top_k'\]"):
+    with pytest.raises(ValueError, match=r"\['top_k'\]"):
         retrieve(QUERIES[0], top_k=3)
-    with pytest.raises(ValueError, match="Expected a gallery"):
+    with pytest.raises(ValueError, match="gallery="):
         pipeline("composed-image-retrieval", model=str(folder))(QUERIES[0])
     other = HyCIRModel.from_encoder(build_encoder("clip", seed=5), 3)
-    with pytest.raises(ValueError, match="Expected the encoder that made this gallery"):
+    with pytest.raises(ValueError, match=other.encoder_fingerprint()):
         retrieve(QUERIES[0], gallery=Gallery.from_images(other, build_processor(), PICTURES, progress=False))
 
 

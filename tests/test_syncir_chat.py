@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 
 import pytest
@@ -47,14 +48,14 @@ def test_every_fault_ends_as_a_failure_with_its_reason(fault):
     with FakeLLM(fault_share=1.0, faults=[fault]) as server:
         generator = ChatGenerator("m", server.url, timeout=0.2, max_attempts=2)
         [(_, outcome)] = list(generator(iter(questions(generator, 1))))
-    assert isinstance(outcome, Failure) and outcome.reason.startswith("2 attempts, the last: ")
+    assert isinstance(outcome, Failure) and "2 attempts" in outcome.reason
     assert len(server.requests) == 2
 
 
 def test_an_endpoint_that_answers_nothing_any_more_stops_the_run():
     with FakeLLM(fault_share=1.0, faults=["500"]) as server:
         generator = ChatGenerator("m", server.url, max_attempts=1)
-        with pytest.raises(ValueError, match=r"the last 50 questions got none .*HTTP 500"):
+        with pytest.raises(ValueError, match=r"50 .*HTTP 500"):
             list(generator(iter(questions(generator, 500))))
     assert len(server.requests) < 120
 
@@ -64,7 +65,7 @@ def test_a_wrong_key_stops_at_once_and_is_never_shown(make, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     with FakeLLM(key="right") as server:
         generator = make("m", server.url)
-        with pytest.raises(ValueError, match="accept the key and the model 'm'") as caught:
+        with pytest.raises(ValueError, match=r"the model 'm'.*OPENAI_API_KEY") as caught:
             list(generator(iter(questions(generator, 200))))
     assert "sk-secret" not in str(caught.value) and "***" in str(caught.value)
     assert len(server.requests) <= 32
@@ -218,12 +219,12 @@ def test_a_line_that_was_cut_off_is_asked_again_and_harms_no_other(tmp_path, cap
     store = AnswerStore(tmp_path)
     for key in "abc":
         store.add(key, Answer(f"é {key}"))
-    [path] = tmp_path.iterdir()
+    [path] = tmp_path.glob("*.jsonl")
     path.write_bytes(path.read_bytes()[:-5])
     with caplog.at_level(logging.WARNING):
         again = AnswerStore(tmp_path)
     assert "a" in again and "b" in again and "c" not in again
-    assert "1 lines hold no whole answer" in caplog.text
+    assert f"{path}: 1 " in caplog.text
     again.add("c", Answer("new"))
     assert len(AnswerStore(tmp_path)) == 3  # the new answer went to a file of its own
 
@@ -250,4 +251,17 @@ def test_only_what_is_open_is_asked_each_once_and_pools_stay_whole(tmp_path):
 def test_text_that_is_no_unicode_is_kept(tmp_path):
     AnswerStore(tmp_path).add("a", Answer("\ud800 half a surrogate"))
     assert "half a surrogate" in AnswerStore(tmp_path)["a"].text
-    assert json.loads(next(tmp_path.iterdir()).read_text(errors="replace").splitlines()[0])["key"] == "a"
+    assert json.loads(next(tmp_path.glob("*.jsonl")).read_text(errors="replace").splitlines()[0])["key"] == "a"
+
+
+def test_answers_of_the_first_edition_are_read_and_those_of_a_newer_one_are_refused(tmp_path):
+    with AnswerStore(tmp_path) as store:
+        store.add("a", Answer("one"))
+    header = tmp_path / "format.json"
+    record = json.loads(header.read_text())
+    assert record["format_version"] == 1
+    header.write_text(json.dumps({**record, "format_version": 2}))
+    with pytest.raises(ValueError, match=re.escape(str(header))):
+        AnswerStore(tmp_path)
+    header.unlink()  # the first edition wrote none
+    assert AnswerStore(tmp_path)["a"].text == "one"

@@ -91,10 +91,10 @@ def test_the_approximate_index_repeats_itself_and_keeps_the_rule(monkeypatch):
 @pytest.mark.parametrize(
     ("features", "options", "message"),
     [
-        (np.zeros((3, 4)), {}, "row 0 is not"),
-        (np.full((3, 4), np.nan), {}, r"row 0 is not \(3 such rows\)"),
-        (np.ones(4), {}, r"shape \(N, D\), but found \(4,\)"),
-        (np.ones((9, 4)), {"group_size": 2, "max_similarity": 2}, r"max_similarity must be in .* group_size must be"),
+        (np.zeros((3, 4)), {}, "3 rows .*row 0"),
+        (np.full((3, 4), np.nan), {}, "3 rows .*row 0"),
+        (np.ones(4), {}, r"\(N, D\).*\(4,\)"),
+        (np.ones((9, 4)), {"group_size": 2, "max_similarity": 2}, "max_similarity .* group_size"),
     ],
 )
 def test_bad_input_is_named(features, options, message):

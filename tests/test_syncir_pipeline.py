@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -125,7 +126,10 @@ def test_images_become_a_data_set_of_triplets(folder, tmp_path, small_blocks):
         assert captions[row["reference_id"]] == row["reference_caption"] != row["target_caption"]
         assert captions[row["target_id"]] == row["target_caption"]
         assert row["query_text"] == row["answer"].removeprefix("Instruction: ") and row["similarity"] >= 0.5
-    assert {reason.split(":")[0] for reason in dropped["reason"]} == {"equal captions", "low similarity"}
+    assert set(dropped["reason"]) == {"equal_captions", "low_similarity"}
+    for row in dropped:
+        has_score = row["reason"] == "low_similarity"
+        assert row["detail"] == (f"{row['similarity']:.4f} < 0.5" if has_score else "")
     streamed = list(load_dataset(str(tmp_path), "triplets", split="train", streaming=True))
     assert streamed == list(triplets)
 
@@ -205,11 +209,11 @@ def test_too_few_similar_images_stop_before_anything_is_paid(folder, tmp_path, s
     few.mkdir()
     for number in range(4):
         picture(number).save(few / f"{number}.png")
-    with pytest.raises(ValueError, match="subgroups of 6 similar images, but 4 images give none"):
+    with pytest.raises(ValueError, match=r"4 images .*6 .*group_size"):
         run(few, tmp_path / "out", generate)
     for number in range(20):
         picture(0).save(few / f"{number}.png")
-    with pytest.raises(ValueError, match="give none"):
+    with pytest.raises(ValueError, match=r"20 images .*group_size"):
         run(few, tmp_path / "out", generate)
     assert not generate.asked
 
@@ -319,7 +323,7 @@ def test_killed_at_any_renaming_it_ends_with_the_same_bytes(folder, tmp_path, sm
     assert number > 10
 
 
-def test_a_refilter_that_was_killed_goes_on(folder, tmp_path, small_blocks, monkeypatch):
+def test_a_refilter_that_was_killed_resumes(folder, tmp_path, small_blocks, monkeypatch):
     run(folder, tmp_path / "a")
     run(folder, tmp_path / "b", threshold=0.6)
     replace, moved = Path.replace, []
@@ -338,10 +342,35 @@ def test_a_refilter_that_was_killed_goes_on(folder, tmp_path, small_blocks, monk
     assert contents(tmp_path / "a")["triplets.parquet"] == contents(tmp_path / "b")["triplets.parquet"]
 
 
+def test_an_output_of_the_first_edition_is_refused_by_refilter_and_written_anew_by_a_run(
+    folder, tmp_path, small_blocks
+):
+    generate = Echo()
+    run(folder, tmp_path, generate)
+    written, asked = contents(tmp_path), dict(generate.asked)
+    recipe = json.loads(written["recipe.json"])
+    del recipe["format"], recipe["format_version"]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match=r"format.*recipe\.json.*hycir syncir"):
+        refilter(tmp_path, {"similarity": 0.6})
+    run(folder, tmp_path, generate)
+    assert contents(tmp_path) == written and generate.asked == asked
+
+
+def test_an_image_that_vanishes_before_it_is_stored_is_named(folder, tmp_path, small_blocks, monkeypatch):
+    images = shutil.copytree(folder, tmp_path / "images")  # with the same times of change
+    run(images, tmp_path / "out")
+    source = FolderSource(images)
+    (images / "03.png").rename(tmp_path / "03.png")
+    monkeypatch.setattr(source, "stamp", lambda row: FolderSource(folder).stamp(row))
+    with pytest.raises(ValueError, match=r"03\.png"):
+        run(source, tmp_path / "out", threshold=0.6)
+
+
 def test_two_processes_never_pay_for_one_output(folder, tmp_path, small_blocks):
     class Nested(Echo):
         def __call__(self, questions):
-            with pytest.raises(ValueError, match="another process works there"):
+            with pytest.raises(ValueError, match=rf"pid {os.getpid()}\).*{tmp_path.name}"):
                 run(folder, tmp_path)
             yield from super().__call__(questions)
 
@@ -353,8 +382,10 @@ def test_questions_without_an_answer_are_listed_and_asked_again(folder, tmp_path
         generate = ChatGenerator("m", server.url, max_attempts=1, concurrency=2)
         recipe = run(folder, tmp_path, generate)
         counts = recipe["counts"]
-        reasons = pq.read_table(tmp_path / "dropped.parquet")["reason"].to_pylist()
-        assert counts["answered"] < counts["questions"] and "no answer: 1 attempts, the last: HTTP 500" in reasons
+        dropped = pq.read_table(tmp_path / "dropped.parquet")
+        reasons = list(zip(dropped["reason"].to_pylist(), dropped["detail"].to_pylist(), strict=True))
+        assert counts["answered"] < counts["questions"]
+        assert any(kind == "no_answer" and "HTTP 500" in detail for kind, detail in reasons)
         server.fault_share = 0.0
         counts = run(folder, tmp_path, generate)["counts"]
         assert counts["answered"] == counts["questions"] and set(server.answered.values()) == {1}
@@ -367,7 +398,7 @@ def test_shards_give_the_same_bytes_as_one_process(folder, tmp_path, small_block
     run(folder, tmp_path / "one")
     generate = Echo()
     sharded = lambda: SynCirRun(folder, tmp_path / "shards", config(), models(generate), progress=False)  # noqa: E731
-    with pytest.raises(ValueError, match="'features' to be whole"):
+    with pytest.raises(ValueError, match="'features'"):
         sharded().run("captions", 3, 1)
     for stage in ("features", "pairs", "captions", "query_texts"):
         for shard in range(1 if stage == "pairs" else 3):
@@ -380,10 +411,10 @@ def test_shards_give_the_same_bytes_as_one_process(folder, tmp_path, small_block
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nowhere",), "a stage of"),
-        ((None, 2, 0), "a stage of"),
-        (("pairs", 2, 0), "share"),
-        (("features", 2, 2), "shard index"),
+        (("nowhere",), "until .*'nowhere'"),
+        ((None, 2, 0), "until is None"),
+        (("pairs", 2, 0), "until is 'pairs'"),
+        (("features", 2, 2), "shard_index"),
     ],
 )
 def test_wrong_shards(folder, tmp_path, arguments, words):
@@ -437,12 +468,13 @@ def test_a_refilter_finds_pictures_that_are_not_stored(folder, tmp_path, small_b
     monkeypatch.chdir(tmp_path)
     refilter(tmp_path / "out", {"similarity": 0.6})
     assert len(list((tmp_path / "out" / "assets").iterdir())) == 12
-    assert "not at hand" not in (tmp_path / "out" / "report.html").read_text()
+    assert 'class="missing"' not in (tmp_path / "out" / "report.html").read_text()
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
     recipe["source_record"] |= {"path": "gone", "relative": "gone"}
     (tmp_path / "out" / "recipe.json").write_text(json.dumps(recipe))
     refilter(tmp_path / "out", {"similarity": 0.6})
     assert "<img" not in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "report.html").read_text().count('class="missing"') == 80
 
 
 def test_refilter_equals_a_run_with_that_threshold(folder, tmp_path, small_blocks):
@@ -477,7 +509,7 @@ def test_a_filter_that_keeps_all_or_nothing_leaves_a_readable_data_set(folder, t
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "words"), [({"other": 0.5}, "scores of"), ({"similarity": 2.0}, "in \\[-1, 1\\]")]
+    ("thresholds", "words"), [({"other": 0.5}, "other.*similarity"), ({"similarity": 2.0}, r"similarity .*2\.0")]
 )
 def test_refilter_names_what_is_wrong(folder, tmp_path, small_blocks, thresholds, words):
     run(folder, tmp_path)
@@ -485,7 +517,7 @@ def test_refilter_names_what_is_wrong(folder, tmp_path, small_blocks, thresholds
     with pytest.raises(ValueError, match=words):
         refilter(tmp_path, thresholds)
     assert contents(tmp_path) == before
-    with pytest.raises(ValueError, match=r"no recipe\.json"):
+    with pytest.raises(FileNotFoundError, match=r"images.recipe\.json"):
         refilter(tmp_path / "images", {"similarity": 0.5})
 
 
@@ -504,7 +536,7 @@ def test_pictures_have_a_say_when_asked(folder, tmp_path, small_blocks):
     assert row["query_gain"] == pytest.approx(float(text @ image - text @ other), abs=1e-5)
     middle = sorted(r["query_gain"] for r in rows)[len(rows) // 2]
     counts = refilter(tmp_path, {"query_gain": middle})["counts"]
-    assert 0 < counts["kept"] < len(rows) and counts["dropped"]["low query_gain"] > 0
+    assert 0 < counts["kept"] < len(rows) and counts["dropped"]["low_query_gain"] > 0
 
 
 def test_card_and_report_say_how_it_was_made(folder, tmp_path, small_blocks):
@@ -522,15 +554,15 @@ def test_the_card_says_whose_pictures_and_how_many(folder, tmp_path, small_block
     recipe = run(folder, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
-    assert f"Pictures: they keep those of their source, `{recipe['source']}`. " in card
-    assert "query texts from the LLM `echo`" in card
+    assert f"`{recipe['source']}`. Captions are from" in card
+    assert "LLM `echo`" in card
     rows = {name: load_dataset(str(tmp_path / "out"), name, split="train").num_rows for name in ("triplets", "images")}
     assert all(f"| `{name}` | {count:,} |" in card for name, count in rows.items())
     given = "CC BY 4.0, see https://licences.example/by?version=4"
     run(folder, tmp_path / "given", images_license=given)
-    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+    assert f"Images: {given}. " in (tmp_path / "given" / "README.md").read_text()
     refilter(tmp_path / "given", {"similarity": 0.6})
-    assert f"Pictures: {given}. " in (tmp_path / "given" / "README.md").read_text()
+    assert f"Images: {given}. " in (tmp_path / "given" / "README.md").read_text()
 
 
 def test_nothing_that_is_written_names_this_machine_or_a_secret(folder, tmp_path, small_blocks, monkeypatch):
@@ -556,7 +588,7 @@ def test_half_a_surrogate_reaches_the_data_set_as_a_mark(folder, tmp_path, small
 def test_a_file_name_that_is_no_unicode_is_named_first(tmp_path, small_blocks):
     picture(0).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
-    with pytest.raises(ValueError, match="ids in Unicode"):
+    with pytest.raises(ValueError, match=r"udcff\.png"):
         run(tmp_path, tmp_path / "out")
 
 
@@ -579,7 +611,7 @@ def test_settings_come_from_yaml_and_complain_all_at_once(tmp_path):
     path.write_text("threshold: 8e-1\ngroup_size: 5\nbase_url: http://x/v1\n")
     settings = SynCirConfig.from_yaml(path, group_size=4)
     assert (settings.threshold, settings.group_size, settings.base_url) == (0.8, 4, "http://x/v1")
-    with pytest.raises(ValueError, match=r"threshold must be .*; .*concurrency must be at least 1"):
+    with pytest.raises(ValueError, match=r"threshold .*concurrency"):
         SynCirConfig(threshold=3, concurrency=0)
     for text, words in (
         ("thershold: 1", "thershold"),
@@ -595,7 +627,7 @@ def test_settings_come_from_yaml_and_complain_all_at_once(tmp_path):
 def test_examples_replace_the_prompts_own():
     prompt = config(prompt="few_shot", examples=[["a cat", "a dog", "make it a dog"]]).build_prompt()
     assert [turn["content"] for turn in prompt.messages("x", "y")][2] == "make it a dog"
-    with pytest.raises(ValueError, match="examples must be"):
+    with pytest.raises(ValueError, match="examples"):
         config(examples=[["a", "b"]])
 
 

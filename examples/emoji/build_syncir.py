@@ -1,11 +1,11 @@
-"""SynCir on the emoji world: pictures of the training vendors become triplets, without an endpoint or a model hub.
+"""SynCir on the emoji world: images of the training vendors become triplets, without an endpoint or a model hub.
 
-    python examples/emoji/build_syncir.py                       # again resumes; writes examples/emoji/syncir
+    python examples/emoji/build_syncir.py                       # writes examples/emoji/syncir; run it again to resume
     python examples/emoji/build_syncir.py --split heldout_concepts --max-pairs 96 --output demo/syncir   # a slice
 
-Pairs by the emoji encoder, captions by the emoji captioner, query texts by SmolLM2-135M-Instruct in this process, the
-filter by all-MiniLM-L6-v2. `--base-url URL --llm NAME` asks any OpenAI-compatible endpoint instead, for example
-`transformers serve` (see small_llm.py).
+The emoji encoder finds the pairs, the emoji captioner writes the captions, SmolLM2-135M-Instruct writes the query texts
+in this process, and all-MiniLM-L6-v2 filters. `--base-url URL --llm NAME` asks any OpenAI-compatible endpoint instead,
+for example `transformers serve` (see small_llm.py).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from hycir_hf.syncir.models import load_captioner, load_image_embedder, load_sen
 HERE = Path(__file__).parent
 SENTENCE_ENCODER = "all-MiniLM-L6-v2"
 THRESHOLD = 0.62
-# The captioner is wrong about four pictures in ten: the encoder must agree that the caption fits its picture, and that
+# The captioner is wrong about four images in ten. So the encoder must agree that the caption fits its image, and that
 # the query text fits the target at least as well as the reference.
 CAPTION_THRESHOLD, QUERY_THRESHOLD = 0.6, 0.0
 IMAGES_LICENSE = (
@@ -32,7 +32,7 @@ IMAGES_LICENSE = (
     "CC BY-SA 4.0; fluent-3d and fluent-flat (Microsoft) MIT; emojione (Emoji One, version 2) CC BY 4.0; packages and "
     "authors in `examples/emoji/data/README.md`"
 )
-# What emoji captions look like, and how short a query text may be; of training concepts.
+# They show what emoji captions look like and how short a query text may be. All are of training concepts.
 EXAMPLES = [
     ["man cook: dark skin tone", "woman cook: dark skin tone", "Make it a woman."],
     ["waving hand: light skin tone", "waving hand: medium skin tone", "Make the skin tone medium."],
@@ -45,18 +45,18 @@ EXAMPLES = [
 
 
 def main() -> None:
-    """Build the data set and print its counts."""
+    """Build the dataset and print its counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "syncir")
     parser.add_argument("--max-pairs", type=int, default=9000)
     parser.add_argument("--split", default="train", choices=("train", "heldout_concepts"))
     parser.add_argument("--llm", default=NAME)
-    parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs here")
+    parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs in this process")
     parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
     parser.add_argument("--threshold", type=float, default=THRESHOLD)
     parser.add_argument("--caption-threshold", type=float, default=CAPTION_THRESHOLD)
     parser.add_argument("--query-threshold", type=float, default=QUERY_THRESHOLD)
-    parser.add_argument("--note", help="what a reader found, for card and report")
+    parser.add_argument("--note", help="what a reader of the triplets found; shown on card and report")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Hybrid training (Eq. 3), live and small: some of SynCir's triplets, their pictures, a minute at most.
+"""Hybrid training, live and small: some of SynCir's triplets and their images, in less than a minute.
 
     python examples/emoji/live_training.py            # a step of `make demo`
 
-Trains a fresh mapper from pixels to a saved model in `demo/training`, and says what it has learned on the emoji
-benchmark's val: its recall before and after, on a vendor that no training has seen.
+Trains a fresh mapper and saves it in `demo/training`. Prints its recall before and after, on the "val" split of the
+emoji benchmark and on a vendor that no training has seen.
 """
 
 import logging
@@ -27,30 +27,30 @@ PART = "heldout_vendor"
 
 
 def write_slice(output: Path) -> int:
-    """Write some triplets and the pictures that they name; return how many pictures."""
+    """Write some triplets and the images that they name; return the number of images."""
     triplets = load_dataset(str(HERE / "syncir"), "triplets", split="train")
     triplets = (
         triplets.shuffle(seed=0).select(range(NUM_TRIPLETS)).select_columns(["reference_id", "target_id", "query_text"])
     )
     wanted = set(triplets["reference_id"]) | set(triplets["target_id"])
-    pictures = pq.read_table(
+    images = pq.read_table(
         HERE / "data" / "images" / "train.parquet", columns=["image_id", "image"], filters=[("image_id", "in", wanted)]
     )
     output.mkdir(parents=True)
     triplets.to_parquet(output / "triplets.parquet")
-    pq.write_table(pictures, output / "pictures.parquet")
-    return pictures.num_rows
+    pq.write_table(images, output / "images.parquet")
+    return images.num_rows
 
 
 def settings(data: Path, output: Path) -> HybridTrainingArguments:
-    """The paper's objective at the scale of a minute."""
+    """The paper's objective, for less than a minute."""
     return HybridTrainingArguments(
         encoder=str(HERE / "encoder"),
         objective="hybrid",
-        unlabeled=str(data / "pictures.parquet"),
+        unlabeled=str(data / "images.parquet"),
         unlabeled_features=str(output / "features"),
         triplets=str(data / "triplets.parquet"),
-        triplet_images=str(data / "pictures.parquet"),
+        triplet_images=str(data / "images.parquet"),
         triplet_features=str(output / "features"),
         unlabeled_batch_size=UNLABELED,
         triplet_batch_size=TRIPLETS,
@@ -68,10 +68,10 @@ def train_live(gallery: Gallery, features: dict[str, torch.Tensor], queries: lis
     """Train, and print the losses and the recall before and after.
 
     Args:
-        gallery: The part's pictures.
-        features: Image id -> feature `(D,)`, not normalised, of the references.
+        gallery: The images of the benchmark part.
+        features: Id of each reference image -> its feature `(D,)`, not normalised.
         queries: Rows in the QUERY schema.
-        output: Made anew.
+        output: Folder of the training. An existing one is removed.
     """
     shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()
@@ -83,7 +83,7 @@ def train_live(gallery: Gallery, features: dict[str, torch.Tensor], queries: lis
     state = HybridTrainer(arguments).train()
     trained = HyCIRModel.from_pretrained(output / "model").eval()
     recalls = [evaluate_methods(model, processor, gallery, features, queries)["mapper"] for model in (fresh, trained)]
-    print(f"\nHybrid training, live: {NUM_TRIPLETS} of SynCir's triplets, {count:,} pictures, {STEPS} steps")
+    print(f"\nHybrid training, live: {NUM_TRIPLETS} of SynCir's triplets, {count:,} images, {STEPS} steps")
     for entry in state.log:
         print(f"  step {entry['step']:3}: L_ZS {entry['zs']:.2f}, L_triplet {entry['triplet']:.2f}")
     before, after = ("  ".join(f"{name} {100 * value:.1f}" for name, value in one.items()) for one in recalls)

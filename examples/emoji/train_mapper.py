@@ -1,10 +1,10 @@
-"""Train the demo's mapper: hybrid training (Eq. 3) on unlabeled emoji pictures and SynCir's emoji triplets.
+"""Train the demo's mapper: hybrid training on unlabeled emoji images and SynCir's emoji triplets.
 
     python examples/emoji/train_mapper.py                  # examples/configs/emoji.yaml, seed 0
 
-Pictures of the training vendors and concepts only; each is encoded once, into a feature cache. Writes
-`examples/emoji/hycir`: the mapper alone, which finds its encoder beside it. Cut short, the same command goes on; where
-`compare_training.py` has trained the same run, that one is taken.
+Only images of the training vendors and concepts are used, and each is encoded once. Writes `examples/emoji/hycir`: the
+mapper alone, which finds its encoder in the folder beside it. If interrupted, run the same command again to resume. A
+run that `compare_training.py` has trained is used as it is.
 """
 
 import argparse
@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def save(trained: Path, output: Path) -> None:
-    """Save the trained model where the repository keeps it, with the way to its encoder beside it."""
+    """Save the trained model where the repository keeps it. The encoder is in the folder beside it."""
     model, processor = HyCIRModel.from_pretrained(trained), HyCIRProcessor.from_pretrained(trained)
     model.config.encoder_name_or_path = "../encoder"
     for saved in (HyCIRModel, HyCIRConfig, HyCIRProcessor):
-        saved._auto_class = None  # the package is here: no copy of its code beside the weights
+        saved._auto_class = None  # the package is here: save no copy of its code with the weights
     model.save_pretrained(output, mapper_only=True)
     processor.save_pretrained(output)
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):  # nor a word of such a copy
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):  # nor its name
         settings = json.loads((output / name).read_text(encoding="utf-8"))
         for part in (settings, settings.get("image_processor", {})):
             part.pop("auto_map", None)

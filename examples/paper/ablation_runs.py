@@ -31,11 +31,10 @@ from hycir_hf.evaluation import (
 from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 from hycir_hf.training.arguments import read_config
 from hycir_hf.training.data import Share
-from hycir_hf.training.streams import open_streams
-from hycir_hf.training.trainer import load_model
+from hycir_hf.training.setup import load_model, open_streams
 
 FILTERED, UNFILTERED, LASCO = "filtered", "unfiltered", "lasco"
-_FILTER_REASON = "low "  # what the filter in language space (and SynCir's checks) dropped: "low similarity: 0.5 < 0.62"
+_FILTER_REASON = "low_"  # begins the kinds of reason by a score: "low_similarity", "low_query_gain" ...
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _results_path(place: Place, name: str, split: str = "val") -> Path:
 def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str) -> EvaluationResults:
     if path.is_file():
         kept = EvaluationResults.load(path)
-        asked = read_benchmark(place.benchmark, place.data, split, with_pictures=False)
+        asked = read_benchmark(place.benchmark, place.data, split, with_images=False)
         if kept.provenance["data"]["fingerprint"] == asked.fingerprint():
             return kept
     folder = place.runs / run.name / "model"
@@ -178,7 +177,7 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
     data = read_benchmark(place.benchmark, place.data, split)
     features = _picture_features(place, model, processor, data)
     evaluation = evaluate_benchmark(
-        model, processor, data, methods=methods, picture_features=features, model_name=path.parent.name
+        model, processor, data, methods=methods, image_features=features, model_name=path.parent.name
     )
     if evaluation.results is None:
         raise ValueError(f"Expected a split with answers, but {place.benchmark}'s {split} in {place.data} has none.")
@@ -190,10 +189,10 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
 
 def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor, data: BenchmarkData) -> torch.Tensor:
     """The benchmark's pictures through the frozen encoder, once for all runs and splits with the same pictures."""
-    ids = hashlib.sha256("\n".join(data.pictures).encode()).hexdigest()[:16]
+    ids = hashlib.sha256("\n".join(data.images).encode()).hexdigest()[:16]
     path = place.work / "features" / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{ids}.safetensors"
     if not path.is_file():
-        features = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)
+        features = encode_images(model, processor, data.images, label=data.benchmark.title)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         save_file({"features": features.contiguous()}, unfinished)

@@ -1,4 +1,4 @@
-"""The page: its parts wired together with Gradio, and the server that shows it."""
+"""The app's page: its parts are connected with Gradio and served."""
 
 import ipaddress
 import logging
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..evaluation.methods import MAPPER
-from ..retrieval import Gallery
+from ..reports.render import STYLE
+from ..retrieval.queries import MAPPER
+from ..retriever import ImageRetriever
 from .answering import METHODS, GallerySearcher
 from .rendering import (
     CLICK_SCRIPT,
     SHOW_FIELDS_SCRIPT,
     SHOW_RESULTS_SCRIPT,
-    STYLE,
     render_gallery,
     render_header,
     render_history,
@@ -47,23 +47,20 @@ _UPLOAD_SECONDS = 3600  # uploads are deleted when older
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.PathLike) -> gr.Blocks:
+def build_app(retriever: ImageRetriever) -> gr.Blocks:
     """Build the search page of a gallery.
 
     Args:
-        model (`HyCIRModel`): In eval mode; its encoder made the gallery.
-        processor (`HyCIRProcessor`): The model's.
-        gallery (`Gallery`): What is searched.
-        directory (`str` or `Path`): The gallery's folder, from which its pictures are found.
+        retriever (`ImageRetriever`): With a gallery: `ImageRetriever.load("gallery")`.
 
     Returns:
-        `gradio.Blocks`: For `launch_app`. Its one API endpoint is `/search` (text, reference_id, method, k).
+        `gradio.Blocks`: Pass it to `launch_app`. Its one API endpoint is `/search` (text, reference_id, method, k).
 
     Raises:
-        ValueError: If another encoder made the gallery, or it is empty.
+        ValueError: If the gallery is empty.
     """
-    searcher = GallerySearcher(model, processor, gallery, directory)
-    start, opening = Session(k=min(Session.k, len(gallery))), Browsing(seed=0)
+    searcher = GallerySearcher(retriever)
+    start, opening = Session(k=min(Session.k, len(searcher.ids))), Browsing(seed=0)
     with _Page(
         title="Composed image search", analytics_enabled=False, delete_cache=(_UPLOAD_SECONDS, _UPLOAD_SECONDS)
     ) as page:
@@ -73,12 +70,12 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
             with gr.Column(scale=1, min_width=290):
                 reference = gr.HTML(render_reference(start), elem_id="reference")
                 file = gr.File(
-                    label="Upload a reference", show_label=False, file_types=["image"], type="binary", height=140
+                    label="Upload a reference image", show_label=False, file_types=["image"], type="binary", height=140
                 )
                 text = gr.Textbox(label="What should change?", placeholder="make it night", max_lines=4, elem_id="text")
                 button = gr.Button("Search", variant="primary")
                 method = gr.Radio(_METHOD_LABELS, value=start.method, label="Method")
-                k = gr.Slider(1, min(_MAX_K, len(gallery)), value=start.k, step=1, label="Pictures shown (k)")
+                k = gr.Slider(1, min(_MAX_K, len(searcher.ids)), value=start.k, step=1, label="Images shown (k)")
             with gr.Column(scale=3, min_width=290):
                 message = gr.HTML(render_message(start), elem_id="message")
                 history = gr.HTML(render_history(start), elem_id="history", js_on_load=CLICK_SCRIPT)
@@ -88,7 +85,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
                             part = gr.Textbox(
                                 show_label=False,
                                 label="Find an id",
-                                placeholder="Find an id; Enter takes it",
+                                placeholder="Find an id; Enter selects it",
                                 container=False,
                                 scale=3,
                                 min_width=200,
@@ -119,7 +116,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
             ]
 
         def handler(action: Callable[..., Session], tab: str | None = None) -> Callable[..., list[Any]]:
-            """Run an action on the session as the fields stand, then open a tab: the results after a new answer."""
+            """Run an action on the session with the fields' values, then open a tab (after a new answer: results)."""
 
             def run(old: Session, query_text: str, method: str, k: float, *args: Any) -> list[Any]:
                 new = action(replace(old, query_text=query_text, method=method, k=int(k)), searcher, *args)
@@ -128,7 +125,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
             return run
 
         def on_click(action: Callable[..., Session], tab: str | None = None) -> Callable[..., list[Any]]:
-            """The same with the number of the button that was clicked."""
+            """Do the same with the number of the clicked button."""
 
             def run(old: Session, query_text: str, method: str, k: float, event: gr.EventData) -> list[Any]:
                 return handler(action, tab)(old, query_text, method, k, event.number)
@@ -136,7 +133,7 @@ def build_app(model: Any, processor: Any, gallery: Gallery, directory: str | os.
             return run
 
         def on_upload(*args: Any) -> list[Any]:
-            return [*handler(upload)(*args), None]  # the file's field is free for the next
+            return [*handler(upload)(*args), None]  # empties the file's field
 
         def browse(new: Browsing) -> list[Any]:
             line, cards, new = render_gallery(new, searcher)
@@ -183,28 +180,28 @@ def launch_app(
 ) -> str:
     """Serve a page that `build_app` made.
 
-    No file is served beyond the page's own: its pictures are embedded. Nothing is fetched from other hosts.
+    Only the page's own files are served; its images are embedded. Nothing is fetched from other hosts.
 
     Args:
         page (`gradio.Blocks`): The page.
         host (`str`, *optional*): Address to listen on; by default GRADIO_SERVER_NAME, or else 127.0.0.1.
         port (`int`, *optional*): By default GRADIO_SERVER_PORT, or else the first free one from 7860.
         max_upload_mb (`int`): Largest upload, in MB of 2^20 bytes.
-        block (`bool`): Return only when Ctrl-C has ended the server.
+        block (`bool`): Return only when Ctrl-C has stopped the server.
 
     Returns:
         `str`: The page's address.
 
     Raises:
-        OSError: If the port is taken, or this machine has no such address.
-        ValueError: If there is no such port.
+        OSError: If the port is in use, or this machine has no such address.
+        ValueError: If `port` is out of range.
     """
     if port is not None and not 1 <= port <= _MAX_PORT:
-        raise ValueError(f"Expected a port from 1 to {_MAX_PORT}, but found {port}. Give for example --port 7860.")
+        raise ValueError(f"Expected a port from 1 to {_MAX_PORT}, but found {port}. The usual one is 7860.")
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if not _is_loopback(host):
         logger.warning(
-            "The page listens on %s: everybody who reaches this machine there can search and see the gallery.", host
+            "The page listens on %s: everybody who can reach this address can search and see the gallery.", host
         )
     _check_free(host, port)
     _, url, _ = page.queue().launch(
@@ -230,24 +227,24 @@ def launch_app(
 
 
 def wait_for_interrupt(page: gr.Blocks) -> None:
-    """Return when Ctrl-C has ended a page's server, without waiting for pages that are open in a browser."""
+    """Serve until Ctrl-C; pages that are open in a browser do not delay the end."""
     try:
         while page.server.thread.is_alive():
             page.server.thread.join(1)
     except KeyboardInterrupt:
         page.server.config.timeout_graceful_shutdown = 1  # seconds
-        logging.getLogger("uvicorn.error").disabled = True  # it reports each connection that is cut
+        logging.getLogger("uvicorn.error").disabled = True  # it logs each closed connection as an error
         page.close(verbose=False)
 
 
 def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
     def search(text: str, reference_id: str = "", method: str = METHODS[0], k: int = 10) -> list[dict]:
-        """Rank the gallery for a picture of it and a text: `[{"id", "score"}, ...]`, best first."""
+        """Rank the gallery for one of its images and a text: `[{"id", "score"}, ...]`, best first."""
         try:
             if reference_id and reference_id not in searcher.row_of_id:
-                raise ValueError(f"Expected an id of the gallery, but found {reference_id!r}. Look one up on the page.")
+                raise ValueError(f"Expected a reference_id of the gallery, but found {reference_id!r}.")
             if not isinstance(text, str):
-                raise ValueError(f"Expected a text, but found {text!r}. Give '' to search by the picture alone.")
+                raise ValueError(f"Expected a text, but found {text!r}. Pass '' to search by the image alone.")
             reference = searcher.reference_of_row(searcher.row_of_id[reference_id]) if reference_id else None
             answer = searcher.answer(reference, text, method, k)
         except ValueError as error:
@@ -258,24 +255,24 @@ def _search_endpoint(searcher: GallerySearcher) -> Callable[..., list[dict]]:
 
 
 class _Page(gr.Blocks):
-    """A page that fetches nothing: Gradio downloads whatever URL a request gives as a file's path, in any field."""
+    """A page that fetches nothing: Gradio itself would download any URL that a request gives as a file's path."""
 
     async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Refuse URLs before any field's input is looked at."""
+        """Refuse URLs before the fields are read."""
         if _names_url(inputs):
-            raise gr.Error("Expected an uploaded file, but found a URL. Upload the picture.", print_exception=False)
+            raise gr.Error("Expected an uploaded file, but found a URL. Upload the image.", print_exception=False)
         return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
 
 
 def _names_url(value: Any) -> bool:
-    """Whether a file's path within a request's data is a URL."""
+    """Tell whether a file's path in a request's data is a URL."""
     if isinstance(value, dict):
         return "://" in str(value.get("path", "")) or any(map(_names_url, value.values()))
     return isinstance(value, list | tuple) and any(map(_names_url, value))
 
 
 class _NoFiles:
-    """Refuses Gradio's routes that serve files, or other hosts' pages through this one: the page needs neither."""
+    """Refuses the routes by which Gradio serves files or other hosts' pages. The page needs neither."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -288,15 +285,13 @@ class _NoFiles:
 
 
 def _check_free(host: str, port: int | None) -> None:
-    """Gradio would wait for ever for a server that cannot start."""
+    """Check that the server can listen: otherwise Gradio would wait for ever."""
     try:
         family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family).close()
     except OSError as error:
-        raise OSError(
-            f"Expected to listen on {host}, port {port or 'any'}, but cannot: {error.strerror}. Give another --host or "
-            "--port."
-        ) from error
+        where = f"{host}, port {port}" if port else host
+        raise OSError(f"Cannot listen on {where}: {error.strerror}. Choose another host or port.") from error
 
 
 def _is_loopback(host: str) -> bool:

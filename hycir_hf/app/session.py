@@ -1,4 +1,4 @@
-"""One visitor's state, and what each action on the page makes of it. Values in, values out: no page here."""
+"""One visitor's state, and how each action on the page changes it. Values in, values out: no page here."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Concatenate, ParamSpec
 
 from .answering import METHODS, Answer, GallerySearcher, Reference
 
-PAGE_SIZE = 24  # gallery pictures shown at once
+PAGE_SIZE = 24  # gallery images shown at once
 MAX_HISTORY = 30
 
 P = ParamSpec("P")
@@ -21,11 +21,11 @@ class Session:
         reference (`Reference`, *optional*): The one chosen.
         query_text (`str`): In the text field, as are method and k in theirs.
         method (`str`): One of `METHODS`.
-        k (`int`): Pictures asked for.
+        k (`int`): Number of images asked for.
         answer (`Answer`, *optional*): The one shown.
         history (`tuple[Answer, ...]`): Queries asked, newest first.
         message (`str`): A line above the results.
-        is_error (`bool`): Whether it tells of something that went wrong.
+        is_error (`bool`): Whether it is about an error.
     """
 
     reference: Reference | None = None
@@ -34,7 +34,7 @@ class Session:
     k: int = 12
     answer: Answer | None = None
     history: tuple[Answer, ...] = ()
-    message: str = "Click a picture of the gallery or upload one, type what should change, and search."
+    message: str = "Click an image of the gallery or upload one, type what should change, and search."
     is_error: bool = False
 
 
@@ -45,7 +45,7 @@ class Browsing:
     Args:
         part (`str`): What the ids must contain; letter case is ignored.
         page (`int`): From 0.
-        seed (`int`, *optional*): Of the shuffled order; None is gallery order.
+        seed (`int`, *optional*): Random seed of the shuffled order; None is gallery order.
     """
 
     part: str = ""
@@ -64,7 +64,7 @@ class Browsing:
 def guarded(
     action: Callable[Concatenate[Session, GallerySearcher, P], Session],
 ) -> Callable[Concatenate[Session, GallerySearcher, P], Session]:
-    """Turn what a visitor did wrong into a line on the page."""
+    """Turn a visitor's mistake into a line on the page."""
 
     def run(session: Session, searcher: GallerySearcher, *args: P.args, **kwargs: P.kwargs) -> Session:
         try:
@@ -77,19 +77,19 @@ def guarded(
 
 @guarded
 def pick(session: Session, searcher: GallerySearcher, row: int) -> Session:
-    """Make a gallery picture the next reference."""
+    """Make a gallery image the next reference."""
     if not 0 <= row < len(searcher.ids):
-        raise ValueError(f"Expected a row of the gallery's {len(searcher.ids)}, but found {row}. Reload the page.")
+        raise ValueError(f"The gallery has {len(searcher.ids)} images, and no row {row}. Reload the page.")
     return _with_reference(session, searcher.reference_of_row(row))
 
 
 @guarded
 def pick_id(session: Session, searcher: GallerySearcher, text: str) -> Session:
-    """Make the gallery picture of an id the next reference; part of an id will do where only one has it."""
+    """Make the gallery image of an id the next reference; a part of the id is enough if only one has it."""
     rows = [searcher.row_of_id[text]] if text in searcher.row_of_id else Browsing(text).rows(searcher)
     if len(rows) != 1:
         raise ValueError(
-            f"Expected an id of the gallery, but {text!r} is part of {len(rows):,}. "
+            f"{text!r} is part of {len(rows):,} ids of the gallery, not of one. "
             + ("Click one of them below." if rows else "Look one up below.")
         )
     return _with_reference(session, searcher.reference_of_row(rows[0]))
@@ -97,7 +97,7 @@ def pick_id(session: Session, searcher: GallerySearcher, text: str) -> Session:
 
 @guarded
 def upload(session: Session, searcher: GallerySearcher, content: bytes) -> Session:
-    """Make an uploaded picture the next reference."""
+    """Make an uploaded image the next reference."""
     return _with_reference(session, searcher.reference_of_upload(content))
 
 
@@ -136,9 +136,9 @@ def go_back(session: Session, searcher: GallerySearcher, position: int) -> Sessi
 
 
 def _with_reference(session: Session, reference: Reference) -> Session:
-    """A text that was answered goes: it was meant for the reference before. One typed ahead stays."""
+    """Set a reference. A text that was answered is cleared; one typed ahead stays."""
     is_used = session.answer is not None and session.answer.query_text == session.query_text.strip()
-    message = f"Reference: {reference.name}. Type what should change, or search by the picture alone."
+    message = f"Reference: {reference.name}. Type what should change, or search by the image alone."
     query_text = "" if is_used else session.query_text
     return replace(session, reference=reference, query_text=query_text, message=message, is_error=False)
 

@@ -1,37 +1,39 @@
-"""Benchmarks: their specifications and files, the methods in one harness, metrics with intervals (paper: Experiments).
+"""Benchmarks, the methods in one harness, and metrics with intervals (paper: Experiments).
 
-benchmarks.py   Benchmark specifications as data; BenchmarkData, what a split's files hold
-reading.py      the official files of CIRR, CIRCO, FashionIQ, GeneCIS, Pic2Word's tasks and the emoji benchmark
-pictures.py     regions of pictures, cut out when needed
-methods.py      mapper, image only, text only, sum, slerp, combiners, CIReVL's way
-evaluating.py   evaluate_benchmark: encode, compose, rank, score
-scoring.py      rankings to each query's values, bootstrap intervals
+benchmarks/     one file each: specification, folder layout, reader and protocol
+methods.py      combiners, CIReVL's way, and how a benchmark part is answered
+evaluate.py     evaluate_benchmark: encode, compose, rank, score
+scoring.py      from rankings to each query's values, with bootstrap intervals
 results.py      EvaluationResults: JSON, paired comparison
 submissions.py  the test servers' files: written, checked, scored
-report.py       tables and the HTML page
+report.py       what tables and page of an evaluation show
 command.py      what `hycir evaluate` does
 """
 
-from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, SubmissionFile
+from ..retrieval.queries import MAPPER, TRAINING_FREE, compose, encode_texts, query_features, slerp
+from .benchmarks import (
+    BENCHMARKS,
+    EMOJI_VENDORS,
+    AnnotationsMissingError,
+    Benchmark,
+    BenchmarkData,
+    BenchmarkPart,
+    ImageRegion,
+    SubmissionFile,
+    open_image,
+    read_benchmark,
+)
 from .command import run_comparison, run_evaluation, run_scoring
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
-    MAPPER,
-    TRAINING_FREE,
     Method,
     caption_features,
     combiner_method,
-    compose,
     encode_images,
-    encode_texts,
     language_method,
     part_features,
-    query_features,
-    slerp,
 )
-from .pictures import PictureRegion, open_picture
-from .reading import EMOJI_VENDORS, AnnotationsMissingError, read_benchmark
 from .report import render_report
 from .results import Difference, EvaluationResults, compare_results
 from .scoring import PartScores, mean_intervals, score_part
@@ -50,10 +52,10 @@ __all__ = [
     "Difference",
     "Evaluation",
     "EvaluationResults",
+    "ImageRegion",
     "Method",
     "PartRankings",
     "PartScores",
-    "PictureRegion",
     "SubmissionFile",
     "caption_features",
     "combiner_method",
@@ -64,7 +66,7 @@ __all__ = [
     "evaluate_benchmark",
     "language_method",
     "mean_intervals",
-    "open_picture",
+    "open_image",
     "part_features",
     "query_features",
     "read_benchmark",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .benchmarks import BenchmarkData
+from ..retrieval.queries import MAPPER, TRAINING_FREE
+from .benchmarks import BenchmarkData, read_benchmark
 from .evaluate import Evaluation, evaluate_benchmark
-from .methods import MAPPER, TRAINING_FREE, Method
-from .reading import read_benchmark
+from .methods import Method
 from .report import difference_table, render_report, render_table, result_tables
 from .results import EvaluationResults, compare_results, main_method
 from .submissions import read_rankings, score_rankings, write_submission
@@ -117,7 +117,7 @@ def run_scoring(
     json_path: str | os.PathLike | None = None,
 ) -> list[str]:
     """Score files of rankings without any model; where the answers are not known, check the files alone."""
-    data = read_benchmark(benchmark, directory, split, with_pictures=False)
+    data = read_benchmark(benchmark, directory, split, with_images=False)
     if data.has_targets:
         return _results_lines(score_rankings(predictions, data), json_path)
     if json_path is not None:

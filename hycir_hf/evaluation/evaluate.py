@@ -1,5 +1,6 @@
 """From a model and a benchmark's data to results: encode, compose, rank, score."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..retrieval import rank_candidates, rank_gallery
+from ..retrieval.queries import MAPPER, TRAINING_FREE, Combiner
 from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
-from .methods import MAPPER, TRAINING_FREE, Combiner, Method, encode_images, part_features
+from .methods import Method, encode_images, part_features
 from .results import EvaluationResults, describe_run
 from .scoring import PartScores, score_part
 
@@ -49,7 +51,8 @@ def evaluate_benchmark(
     combiners: Mapping[str, Combiner] = TRAINING_FREE,
     further_methods: Mapping[str, Method] | None = None,
     methods: Sequence[str] | None = None,
-    picture_features: Tensor | None = None,
+    image_features: Tensor | None = None,
+    features_directory: str | os.PathLike | None = None,
     model_name: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
@@ -64,8 +67,10 @@ def evaluate_benchmark(
         further_methods (`Mapping[str, Method]`, *optional*): Name -> method, from `combiner_method`,
             `language_method` or your own.
         methods (`Sequence[str]`, *optional*): Only these, of the combiners, "mapper" and the further methods.
-        picture_features (`torch.Tensor` of shape `(N, D)`, *optional*): What `encode_images` gave for the data's
-            pictures, so that several models on one encoder share it.
+        image_features (`torch.Tensor` of shape `(N, D)`, *optional*): What `encode_images` gave for the data's images,
+            so that several models on one encoder share it.
+        features_directory (`str` or `Path`, *optional*): Where the images' features are stored, so that another
+            evaluation with the same encoder reads them.
         model_name (`str`, *optional*): Kept in the results.
         seed (`int`): Of the bootstrap.
 
@@ -82,23 +87,17 @@ def evaluate_benchmark(
     wanted = methods or known
     combiners = {name: combine for name, combine in combiners.items() if name in wanted}
     further_methods = {name: answer for name, answer in (further_methods or {}).items() if name in wanted}
-    ids = list(data.pictures)
-    encoded = picture_features
+    ids = list(data.images)
+    encoded = image_features
     if encoded is None:
-        encoded = encode_images(model, processor, list(data.pictures.values()), data.benchmark.title)  # (N, D)
+        encoded = encode_images(model, processor, data.images, features_directory, data.benchmark.title)  # (N, D)
     row_of = {id_: row for row, id_ in enumerate(ids)}
     feature_of = dict(zip(ids, encoded, strict=True))
     unit = F.normalize(encoded, dim=-1)
-    own_prompt = processor.prompt
     rankings: dict[str, dict[str, PartRankings]] = {}
     for part in data.parts:
-        processor.prompt = data.benchmark.prompt or own_prompt
-        try:
-            features = part_features(
-                model, processor, part, feature_of, combiners, data.benchmark.text_prompt or "{text}"
-            )
-        finally:
-            processor.prompt = own_prompt
+        text_prompt = data.benchmark.text_prompt or "{text}"
+        features = part_features(model, processor, part, feature_of, combiners, text_prompt, data.benchmark.prompt)
         features |= {name: answer(part, feature_of) for name, answer in further_methods.items()}
         features = {name: features[name] for name in wanted}
         gallery = unit[[row_of[id_] for id_ in part.gallery_ids]]  # (N, D)
@@ -110,7 +109,7 @@ def evaluate_benchmark(
             data,
             model=model_name,
             encoder_fingerprint=model.encoder_fingerprint(),
-            prompt=data.benchmark.prompt or own_prompt,
+            prompt=data.benchmark.prompt or processor.prompt,
         )
         scores = {name: score_rankings_of(data, parts) for name, parts in rankings.items()}
         results = EvaluationResults(data.benchmark.name, data.split, scores, provenance, seed)

@@ -4,7 +4,9 @@ A *combiner* is any callable from the unit features of references and texts, `(Q
 A *method* is any callable from a part and its references' features by id, not normalised, to query features `(Q, D)`.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +14,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..processing_hycir import load_image
-from ..retrieval.gallery import prepare_image
-from .benchmarks import BenchmarkPart, reference_ids_of
-from .pictures import open_picture
+from ..images import FeatureEncoder, ListSource, encode_list
+from ..images import encoding as stored_images
+from ..images.store import key_of
+from ..images_hycir import load_image
+from ..modeling_hycir import HyCIRModel
+from ..processing_hycir import HyCIRProcessor
+from ..retrieval.queries import (
+    TRAINING_FREE,
+    Combiner,
+    encode_texts,
+    query_features,
+)
+from .benchmarks import BenchmarkPart, open_image, reference_ids_of
 
-IMAGE_BATCH, TEXT_BATCH, CAPTION_BATCH = 128, 256, 64
-SLERP_WEIGHT = 0.6  # of the text: of .2, .3 ... .7 the best R@10 on the emoji benchmark's val, training vendor
-MAPPER = "mapper"
+IMAGE_BATCH, CAPTION_BATCH = 128, 64
 
-Combiner = Callable[[Tensor, Tensor], Tensor]
 Method = Callable[[BenchmarkPart, Mapping[str, Tensor]], Tensor]
 TextsOf = Callable[[Sequence[str]], Sequence[str]]
 
@@ -32,97 +40,38 @@ Describe the changed picture in one short sentence. Write nothing else."""
 """A prompt in the manner of CIReVL (Karthik et al., 2024)."""
 
 
-def slerp(images: Tensor, texts: Tensor, weight: float = SLERP_WEIGHT) -> Tensor:
-    """Interpolate between unit vectors on the sphere; `weight` 0 is the image, 1 the text (Jang et al., 2024)."""
-    angle = torch.acos((images * texts).sum(-1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6))
-    return (torch.sin((1 - weight) * angle) * images + torch.sin(weight * angle) * texts) / torch.sin(angle)
-
-
-TRAINING_FREE: Mapping[str, Combiner] = {
-    "image only": lambda images, texts: images,
-    "text only": lambda images, texts: texts,
-    "image + text": lambda images, texts: F.normalize(images + texts, dim=-1),
-    "slerp": slerp,
-}
-"""The combiners that need no training."""
-
-
-@torch.inference_mode()
-def encode_images(model: Any, processor: Any, images: Sequence[Any], label: str = "pictures") -> Tensor:
-    """Encode images of any kind: `(N, D)`, not normalised, as the mapper takes them."""
-    features = []
-    with tqdm(total=len(images), desc=label, unit=" images") as bar:
-        for start in range(0, len(images), IMAGE_BATCH):
-            batch = images[start : start + IMAGE_BATCH]
-            prepared = [prepare_image(processor, open_picture(one), start + row) for row, one in enumerate(batch)]
-            inputs = {name: torch.cat([one[name] for one in prepared]).to(model.device) for name in prepared[0]}
-            features.append(model.get_image_features(**inputs, normalize=False))  # (B, D)
-            bar.update(len(batch))
-    return torch.cat(features)  # (N, D)
-
-
-@torch.inference_mode()
-def encode_texts(model: Any, processor: Any, texts: Sequence[str], normalize: bool = True) -> Tensor:
-    """Encode plain texts: `(Q, D)`, unit norm unless `normalize=False`."""
-    batches = [list(texts[start : start + TEXT_BATCH]) for start in range(0, len(texts), TEXT_BATCH)]
-    inputs = [processor(text=batch, compose=False).to(model.device) for batch in batches]
-    return torch.cat([model.get_text_features(**one, normalize=normalize) for one in inputs])  # (Q, D)
-
-
-@torch.inference_mode()
-def compose(model: Any, processor: Any, references: Tensor, texts: Sequence[str]) -> Tensor:
-    """Compose references with query texts by the mapper.
+def encode_images(
+    model: HyCIRModel,
+    processor: HyCIRProcessor,
+    images: Mapping[str, Any],
+    directory: str | os.PathLike | None = None,
+    label: str = "images",
+) -> Tensor:
+    """Encode images as the mapper takes them.
 
     Args:
-        model (`HyCIRModel`): With its mapper.
+        model (`HyCIRModel`): Its image encoder makes the features.
         processor (`HyCIRProcessor`): The model's.
-        references (`torch.Tensor` of shape `(Q, D)` or `(Q, R, D)`): Features, not normalised, of one or R reference
-            images a query; R images' pseudo tokens stand one after the other in one prompt.
-        texts (`Sequence[str]` of length Q): The query texts.
+        images (`Mapping[str, Any]`): Image id -> path, bytes, PIL image, record or region: N of them.
+        directory (`str` or `Path`, *optional*): Where the features are stored, so that they are made only once.
+        label (`str`): Label of the progress bar.
 
     Returns:
-        `torch.Tensor` of shape `(Q, D)`: Unit L2 norm.
+        `torch.FloatTensor` of shape `(N, D)`: Not normalised, on the model's device.
+
+    Raises:
+        ValueError: If an image is broken. The message names it.
     """
-    several = references if references.ndim == 3 else references[:, None]  # (Q, R, D)
-    composed = []
-    for start in range(0, len(texts), TEXT_BATCH):
-        block = several[start : start + TEXT_BATCH]  # (B, R, D)
-        inputs = processor(text=list(texts[start : start + TEXT_BATCH]), num_images=block.shape[1]).to(model.device)
-        composed.append(model.get_composed_features(**inputs, image_features=block.flatten(0, 1)))  # (B, D)
-    return torch.cat(composed)  # (Q, D)
-
-
-@torch.inference_mode()
-def query_features(
-    model: Any,
-    processor: Any,
-    references: Tensor,
-    texts: Sequence[str],
-    combiners: Mapping[str, Combiner] = TRAINING_FREE,
-    text_prompt: str = "{text}",
-) -> dict[str, Tensor]:
-    """Compose queries by every combiner and by the mapper.
-
-    Args:
-        model (`HyCIRModel`): Mapper and encoder.
-        processor (`HyCIRProcessor`): The model's.
-        references (`torch.Tensor` of shape `(Q, D)` or `(Q, R, D)`): Features, not normalised; combiners get the
-            mean direction of a query's R references.
-        texts (`Sequence[str]` of length Q): The query texts.
-        combiners (`Mapping[str, Combiner]`): Name -> combiner.
-        text_prompt (`str`): Template with {text} of the texts that the combiners get.
-
-    Returns:
-        `dict[str, torch.Tensor]`: Name -> `(Q, D)`; the mapper's last.
-    """
-    found = {}
-    if combiners:
-        unit = F.normalize(references, dim=-1)
-        if unit.ndim == 3:
-            unit = F.normalize(unit.mean(dim=1), dim=-1)  # (Q, D)
-        encoded = encode_texts(model, processor, [text_prompt.format(text=text) for text in texts])  # (Q, D)
-        found = {name: combine(unit, encoded) for name, combine in combiners.items()}
-    return found | {MAPPER: compose(model, processor, references, texts)}
+    encoder, ids, values = FeatureEncoder(model, processor), list(images), list(images.values())
+    if directory is None:
+        features = encode_list(values, encoder, ids, batch_size=IMAGE_BATCH, label=label)
+    else:
+        source, place = ListSource(values, ids), Path(directory) / key_of(encoder.settings)
+        store, _ = stored_images.encode_images(source, encoder, place, batch_size=IMAGE_BATCH, label=label)
+        if store.skipped:
+            raise ValueError("The image {} cannot be read: {}".format(*store.skipped[0]))
+        features = store.read(range(len(ids)), views=None)
+    return torch.from_numpy(features[:, 0]).to(model.device)
 
 
 def part_features(
@@ -132,6 +81,7 @@ def part_features(
     feature_of: Mapping[str, Tensor],
     combiners: Mapping[str, Combiner] = TRAINING_FREE,
     text_prompt: str = "{text}",
+    prompt: str | None = None,
 ) -> dict[str, Tensor]:
     """Compose a part's queries by every combiner and by the mapper; several texts' features are averaged.
 
@@ -142,13 +92,15 @@ def part_features(
         feature_of (`Mapping[str, torch.Tensor]`): Image id -> feature `(D,)`, not normalised, of the references.
         combiners (`Mapping[str, Combiner]`): Name -> combiner.
         text_prompt (`str`): Template with {text} of the texts that the combiners get.
+        prompt (`str`, *optional*): Template of the mapper's prompts; by default the processor's.
 
     Returns:
         `dict[str, torch.Tensor]`: Method -> `(Q, D)`, unit L2 norm.
     """
     references = reference_features(part, feature_of)  # (Q, D) or (Q, R, D)
     variants = [
-        query_features(model, processor, references, texts, combiners, text_prompt) for texts in text_variants(part)
+        query_features(model, processor, references, texts, combiners, text_prompt, prompt)
+        for texts in text_variants(part)
     ]
     return {name: average_features([one[name] for one in variants]) for name in variants[0]}
 
@@ -221,7 +173,7 @@ def language_method(
         waiting = [id_ for id_ in dict.fromkeys(id_ for row in id_rows for id_ in row) if id_ not in captions]
         for start in tqdm(range(0, len(waiting), CAPTION_BATCH), desc="Captions", unit=" batches"):
             ids = waiting[start : start + CAPTION_BATCH]
-            found = _checked(caption([load_image(open_picture(pictures[id_])) for id_ in ids]), len(ids), "captions")
+            found = _checked(caption([load_image(open_image(pictures[id_])) for id_ in ids]), len(ids), "captions")
             captions.update(zip(ids, found, strict=True))
         return [" and ".join(captions[id_] for id_ in row) for row in id_rows]
 

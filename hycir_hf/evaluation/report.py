@@ -1,24 +1,28 @@
-"""Results as tables, and as one HTML page: figures, wins and losses between two methods with pictures, every query."""
+"""What tables and report page of an evaluation show; `reports/` turns it into text.
+
+The page has the figures, wins and losses between two methods with their images, and a row for each query.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..processing_hycir import load_image
-from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page
-from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, reference_ids_of
+from ..images_hycir import load_image
+from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page, render_table
+from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, name_of, open_image, reference_ids_of
 from .evaluate import Evaluation, PartRankings
-from .pictures import name_of, open_picture
 from .results import Difference, EvaluationResults
 from .scoring import groups_of
 
-NUM_SHOWN = 8  # wins, and losses, of each part with pictures
-NUM_PICTURES = 6
-_MAX_ROWS = 5000  # of the per-query table
+__all__ = ["difference_table", "render_report", "render_table", "result_tables"]
+
+NUM_SHOWN = 8  # wins of each benchmark part that are shown with images, and as many losses
+NUM_IMAGES = 6  # of each ranking
+_MAX_ROWS = 5000  # of the table with a row for each query
 
 
 def result_tables(results: EvaluationResults) -> list[PageTable]:
-    """One table a part: methods by metrics, in percent with half the width of the 95% interval."""
+    """Make one table for each part: methods by metrics, in percent with half the width of the 95% interval."""
     intervals = results.intervals()
     names = list(dict.fromkeys(part for parts in intervals.values() for part in parts))
     tables = []
@@ -37,7 +41,7 @@ def result_tables(results: EvaluationResults) -> list[PageTable]:
 
 
 def difference_table(differences: Sequence[Difference], first: str, second: str) -> PageTable:
-    """Paired differences as a table, in percent points."""
+    """Make a table of paired differences, in percent points."""
     rows = [
         [
             f"{one.part} {one.metric}",
@@ -53,32 +57,23 @@ def difference_table(differences: Sequence[Difference], first: str, second: str)
     return PageTable(caption, ["", first, second, "difference", "95% interval", "higher : lower"], rows)
 
 
-def render_table(table: PageTable) -> str:
-    """A table as Markdown."""
-    lines = [table.caption, "", _markdown_row(table.header), "|---" * len(table.header) + "|"]
-    return "\n".join(lines + [_markdown_row(row) for row in table.rows])
-
-
 def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, second: str) -> str:
     """Render an evaluation as one self-contained HTML page.
 
     Args:
-        data (`BenchmarkData`): With pictures and known answers.
+        data (`BenchmarkData`): With images and known targets.
         evaluation (`Evaluation`): From `evaluate_benchmark`.
         first (`str`): Method whose wins and losses are shown.
         second (`str`): Method that it is compared with.
 
-    Returns:
-        `str`: HTML 5: tables of figures, pictures of the largest wins and losses, one row for every query.
-
     Raises:
-        ValueError: If a method is unknown or the answers are.
+        ValueError: If a method is unknown, or the split's targets are not known.
     """
     if evaluation.results is None:
-        raise ValueError("Expected a split with answers for a report, but they are not known. Report the val split.")
+        raise ValueError(f"The targets of {data.benchmark.name} {data.split} are not known. Report another split.")
     unknown = [name for name in (first, second) if name not in evaluation.rankings]
     if unknown:
-        raise ValueError(f"Expected methods of {list(evaluation.rankings)}, but found {unknown}. Choose among them.")
+        raise ValueError(f"Expected methods of {list(evaluation.rankings)}, but found {unknown}.")
     queries, every_query, counts = [], [], []
     for part in data.parts:
         ranks = {name: first_ranks(part, evaluation.rankings[name][part.name]) for name in (first, second)}
@@ -87,13 +82,15 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
         every_query.append(_query_table(data, part, ranks))
         counts.append([part_title(part.name), *_count_wins(*ranks.values())])
     intro = (
-        f"{data.benchmark.title}, {data.split}. Below the figures: for each part, the queries in which “{first}” gains "
-        f"most over “{second}” by the rank of the first target, and those in which it loses most; of the wordings of "
-        "one query, one. A green frame marks a target. At the end, every query."
+        f"{data.benchmark.title}, {data.split}. For each part of the benchmark you see the queries in which "
+        f"“{first}” wins most against “{second}”, and those in which it loses most, by the rank of the first target. "
+        "If a query has several wordings, only one is shown. A green frame marks a target. The last table lists the "
+        "queries."
     )
     tables = [_unbroken(table) for table in result_tables(evaluation.results)]
-    caption = f"Queries by which method ranks the first target earlier (among the first {_depth(evaluation, first)})"
-    tables.append(PageTable(caption, ["part", first, "the same", second], counts))
+    depth = len(next(iter(evaluation.rankings[first].values())).ids[0])
+    caption = f"Number of queries in which a method ranks the first target earlier (among the first {depth} images)"
+    tables.append(PageTable(caption, ["part", first, "equal", second], counts))
     return render_search_page(queries, f"{data.benchmark.title}: evaluation", intro, tables, every_query)
 
 
@@ -103,7 +100,7 @@ def part_title(name: str) -> str:
 
 
 def _unbroken(table: PageTable) -> PageTable:
-    """A table whose figures are not broken before "±", and whose names stay on one line."""
+    """Keep each row name, and each figure with its "±", on one line."""
     no_break = "\u00a0"
     rows = [
         [row[0].replace(" ", no_break), *(cell.replace(" ±", f"{no_break}±") for cell in row[1:])] for row in table.rows
@@ -111,19 +108,15 @@ def _unbroken(table: PageTable) -> PageTable:
     return PageTable(table.caption, table.header, rows)
 
 
-def _depth(evaluation: Evaluation, method: str) -> int:
-    return len(next(iter(evaluation.rankings[method].values())).ids[0])
-
-
 def _count_wins(first: Sequence[int | None], second: Sequence[int | None]) -> list[str]:
-    """How often each side's rank is the smaller, with equal ones between them."""
+    """Count the queries in which the first rank is smaller, the ranks are equal, the second is smaller."""
     pairs = [(one or math.inf, two or math.inf) for one, two in zip(first, second, strict=True)]
     wins, losses = sum(one < two for one, two in pairs), sum(one > two for one, two in pairs)
     return [str(wins), str(len(pairs) - wins - losses), str(losses)]
 
 
 def first_ranks(part: BenchmarkPart, rankings: PartRankings) -> list[int | None]:
-    """Rank of each query's first target, from 1; None where it is beyond the ranking."""
+    """Find the rank of each query's first target, from 1; None where it is beyond the ranking."""
     found: list[int | None] = []
     for query, ids in zip(part.queries, rankings.ids, strict=True):
         targets = set(query["target_ids"])
@@ -137,11 +130,11 @@ def _wins_and_losses(
     rankings: Mapping[str, PartRankings],
     ranks: Mapping[str, Sequence[int | None]],
 ) -> list[PageQuery]:
-    """The queries in which the first method gains or loses most against the second, with both rankings."""
+    """The queries in which the first method wins or loses most against the second, with both rankings."""
     first, second = ranks
     depth = len(rankings[first].ids[0])
     gains = [
-        1 / (one or depth + 1) - 1 / (two or depth + 1)  # of the reciprocal rank: early ranks count most
+        1 / (one or depth + 1) - 1 / (two or depth + 1)  # differences of the reciprocal rank: early ranks count most
         for one, two in zip(ranks[first], ranks[second], strict=True)
     ]
     groups = groups_of(part.queries)
@@ -154,10 +147,11 @@ def _wins_and_losses(
             query = part.queries[row]
             titles = [f"{name}: first target {_shown_rank(ranks[name][row], depth)}" for name in (first, second)]
             found = [_page_results(data, query, rankings[name], row) for name in (first, second)]
-            references = [image for id_ in reference_ids_of(query) if (image := _picture(data, id_)) is not None]
+            references = [image for id_ in reference_ids_of(query) if (image := _image(data, id_)) is not None]
             label = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
-            note = f"{word} of {first} over {second}" if word == "Win" else f"{word} of {first} to {second}"
-            note += f". {part_title(part.name).capitalize()}, query {query['query_id']}."
+            note = (
+                f"{word} of {first} against {second}. {part_title(part.name).capitalize()}, query {query['query_id']}."
+            )
             pages.append(
                 PageQuery(references, query["query_text"], found[0], note, label, titles[0], titles[1], found[1])
             )
@@ -165,7 +159,7 @@ def _wins_and_losses(
 
 
 def _first_of_each(groups: Sequence[str], rows: Sequence[int]) -> list[int]:
-    """The rows that are their group's first, in order."""
+    """The first row of each group, in order."""
     first: dict[str, int] = {}
     for row in rows:
         first.setdefault(groups[row], row)
@@ -173,9 +167,9 @@ def _first_of_each(groups: Sequence[str], rows: Sequence[int]) -> list[int]:
 
 
 def _page_results(data: BenchmarkData, query: Mapping[str, Any], rankings: PartRankings, row: int) -> list[PageResult]:
-    best = list(zip(rankings.ids[row], rankings.scores[row], strict=True))[:NUM_PICTURES]
+    best = list(zip(rankings.ids[row], rankings.scores[row], strict=True))[:NUM_IMAGES]
     targets = set(query["target_ids"])
-    return [PageResult(id_, score, _picture(data, id_), id_ in targets, _name(data, id_)) for id_, score in best]
+    return [PageResult(id_, score, _image(data, id_), id_ in targets, _name(data, id_)) for id_, score in best]
 
 
 def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, Sequence[int | None]]) -> PageTable:
@@ -184,25 +178,20 @@ def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, S
         names = " and ".join(_name(data, id_) for id_ in reference_ids_of(query))
         found = [str(ranked[row] or "–") for ranked in ranks.values()]
         rows.append([f"{names} + “{query['query_text']}”", *found, query["query_id"]])
-    shown = (
-        "Every query" if len(part.queries) == len(rows) else f"The first {len(rows):,} of {len(part.queries):,} queries"
-    )
+    all_ = len(part.queries)
+    shown = f"All {all_:,} queries" if all_ == len(rows) else f"The first {len(rows):,} of {all_:,} queries"
     caption = f"{shown} of {part_title(part.name)}: rank of the first target (–: beyond the ranking)"
     return PageTable(caption, ["reference and text", *ranks, "query"], rows)
 
 
-def _picture(data: BenchmarkData, id_: str) -> Any:
-    picture = data.pictures.get(id_)
-    return None if picture is None else load_image(open_picture(picture))
+def _image(data: BenchmarkData, id_: str) -> Any:
+    picture = data.images.get(id_)
+    return None if picture is None else load_image(open_image(picture))
 
 
 def _name(data: BenchmarkData, id_: str) -> str:
-    return name_of(data.pictures.get(id_), id_)
+    return name_of(data.images.get(id_), id_)
 
 
 def _shown_rank(rank: int | None, depth: int) -> str:
-    return f"beyond {depth}" if rank is None else f"at {rank}"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return f"beyond rank {depth}" if rank is None else f"at rank {rank}"

@@ -1,20 +1,20 @@
 """Evaluation results: kept as JSON, summed up with intervals, compared query by query."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import write_json
+from ..formats import EVALUATION
+from ..metrics.intervals import Interval
 from .benchmarks import BENCHMARKS, BenchmarkData
-from .scoring import Interval, PartScores, as_interval, mean_intervals, resampled_means
+from .scoring import PartScores, as_interval, mean_intervals, resampled_means
 
-FORMAT_NAME, FORMAT_VERSION = "hycir-evaluation", 1
 AVERAGE = "average"  # the part that is the mean of the others
 
 
@@ -77,8 +77,7 @@ class EvaluationResults:
             for method, parts in self.methods.items()
         }
         return {
-            "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
+            **EVALUATION.header(),
             "benchmark": self.benchmark,
             "split": self.split,
             "seed": self.seed,
@@ -89,9 +88,7 @@ class EvaluationResults:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the results as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict(), indent=None)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "EvaluationResults":
@@ -101,26 +98,9 @@ class EvaluationResults:
             FileNotFoundError: If there is no such file.
             ValueError: If it is another file, damaged, or of a newer format.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected evaluation results in {path}, but found no such file. Check the path.")
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"Expected JSON in {path}, but found: {error}. Evaluate again with --json.") from error
-        if not isinstance(loaded, dict) or loaded.get("format") != FORMAT_NAME:
-            raise ValueError(f"Expected evaluation results in {path}, but found another file. Give a --json file.")
-        if loaded.get("format_version", 0) > FORMAT_VERSION:
-            raise ValueError(
-                f"Expected results of format {FORMAT_VERSION} or older in {path}, but found "
-                f"{loaded['format_version']}. Update hycir_hf."
-            )
-        lacking = [name for name in ("benchmark", "split", "seed", "per_query") if name not in loaded]
-        if lacking or not loaded["per_query"]:
-            raise ValueError(
-                f"Expected whole evaluation results in {path}, but found no {', '.join(lacking) or 'method'}. Evaluate "
-                "again with --json."
-            )
+        loaded = EVALUATION.read(path)
+        if "seed" not in loaded or not loaded.get("per_query"):
+            raise ValueError(f"Expected a 'seed' and values of each query ('per_query') in {path}. {EVALUATION.remedy}")
         methods = {
             method: {
                 part: PartScores(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import average_precision_per_query, find_hits, recall_per_query
+from ..metrics.intervals import Interval
 from .benchmarks import Benchmark, BenchmarkPart
 
 NUM_RESAMPLES = 2000
@@ -26,15 +27,6 @@ class PartScores:
     query_ids: Sequence[str]
     groups: Sequence[str]
     values: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% bootstrap interval, as fractions."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def score_part(

@@ -1,13 +1,12 @@
 """Files of rankings: what the test servers take, checked as they state it, and scored where the answers are known."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
 from .benchmarks import BenchmarkData, BenchmarkPart, SubmissionFile, reference_ids_of
-from .reading import without_repeats
 from .results import EvaluationResults, describe_run
 from .scoring import score_part
 
@@ -43,7 +42,7 @@ def write_submission(
         as_id: Any = int if kind.has_integer_ids else str
         content = {id_: [as_id(found) for found in ids[: kind.length]] for id_, ids in source.items()}
         path = directory / kind.name.format(split=data.split)
-        path.write_text(json.dumps({**kind.header, **content}), encoding="utf-8")
+        write_json(path, {**kind.header, **content}, indent=None)
         read_rankings(path, data)
         paths.append(path)
     return paths
@@ -65,20 +64,12 @@ def read_rankings(path: str | os.PathLike, data: BenchmarkData) -> tuple[Submiss
         ValueError: If it breaks a rule; the message has file and query.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a file of rankings at {path}, but found none. Check the path.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
-    except ValueError as error:
-        raise ValueError(f"Expected whole JSON in {path}, but reading it failed: {error}. Write it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected an object of rankings in {path}, but found a {type(content).__name__}. Write "
-                         '{"query id": [ids]}.')  # fmt: skip
+    content = read_json(path, dict, remedy='Give a file of rankings: {"query id": [ids]}.')
     kind = _kind_of(path, content, data)
     if kind.max_bytes is not None and path.stat().st_size > kind.max_bytes:
         raise ValueError(
-            f"Expected at most {kind.max_bytes:,} bytes in {path}, which the server takes, but found "
-            f"{path.stat().st_size:,}. Write it without spaces and with {kind.length} ids a query."
+            f"{path} has {path.stat().st_size:,} bytes; the server takes at most {kind.max_bytes:,}. Write it without "
+            f"spaces and with {kind.length} ids a query."
         )
     rankings = {id_: ids for id_, ids in content.items() if id_ not in kind.header}
     queries = {query["query_id"]: (query, part) for part in data.parts for query in part.queries}

@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images_hycir import load_image
 from ..modeling_hycir import HyCIRModel
-from ..processing_hycir import HyCIRProcessor, load_image
+from ..processing_hycir import HyCIRProcessor
 from .encoding import EncodingReport, encode_images
 from .sources import ImageSource
 from .store import ImageStore
@@ -240,7 +241,9 @@ def check_images(
     source: ImageSource | ImageStream,
     has_same_ids: bool,
 ) -> None:
-    """Check that stored features were made from a source's images, by ids and by encoding 16 of the images again.
+    """Check that stored features were made from a source's images, by ids and by 16 of the images.
+
+    An image with the stored stamp is the same; another one is encoded again and its feature compared.
 
     Args:
         features (`FeatureStore`): The features.
@@ -254,9 +257,10 @@ def check_images(
     """
     rows = {id_: row for row, id_ in enumerate(features.ids)}
     difference = _different_ids({*rows, *features.skipped_ids()}, source) if has_same_ids else None
-    encoder = FeatureEncoder(model, processor)
-    for id_, load in () if difference else _spread(source):
-        if id_ in rows and not _is_same(features.read([rows[id_]])[0], encoder, id_, load):
+    encoder, stamps = FeatureEncoder(model, processor), features.store.stamps()
+    for id_, stamp, load in () if difference else _spread(source):
+        is_in_doubt = id_ in rows and stamps[rows[id_]] != stamp
+        if is_in_doubt and not _is_same(features.read([rows[id_]])[0], encoder, id_, load):
             difference = f"the image {id_!r} has other features now"
             break
     if difference is not None:
@@ -287,13 +291,13 @@ def _is_same(found: Tensor, encoder: FeatureEncoder, image_id: str, load: Callab
     return bool((found - feature).norm() <= TOLERANCE * feature.norm())
 
 
-def _spread(source: ImageSource | ImageStream) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Images spread evenly over a source, or the first ones of a stream: id, and how to load it."""
+def _spread(source: ImageSource | ImageStream) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Images spread evenly over a source, or the first ones of a stream: id, stamp, and how to load it."""
     if isinstance(source, ImageStream):
-        yield from ((id_, partial(load_image, image)) for id_, image in itertools.islice(source, NUM_COMPARED))
+        yield from ((id_, "", partial(load_image, image)) for id_, image in itertools.islice(source, NUM_COMPARED))
         return
     for row in sorted({int(row) for row in np.linspace(0, len(source.ids) - 1, NUM_COMPARED)}):
-        yield source.ids[row], partial(source.load, row)
+        yield source.ids[row], source.stamp(row), partial(source.load, row)
 
 
 def augment(image: Image.Image, seed: list[int], image_id: str) -> Image.Image:

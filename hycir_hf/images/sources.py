@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import datasets
 
 from ..files import passing_error
+from ..images_hycir import load_image
 from ..names import is_hub_id
-from ..processing_hycir import load_image
 from .store import content_stamp
 
 IMAGE_SUFFIXES = (

@@ -86,7 +86,7 @@ class ImageStore:
         path = store.directory / MANIFEST
         if not path.is_file():
             _check_free(store.directory)
-            write_json(path, {**IMAGE_STORE.header(), "settings": settings, "is_complete": False})
+            write_json(path, {**IMAGE_STORE.header(), "settings": store.settings, "is_complete": False})
         manifest = IMAGE_STORE.read(path)
         for name, wanted in settings.items():
             found = manifest["settings"].get(name)
@@ -140,6 +140,10 @@ class ImageStore:
         for path in sorted((self.directory / BLOCKS).glob("*.arrow")):
             if path.name not in seen:
                 self._take(path.name)
+
+    def stamps(self) -> list[str]:
+        """Stamps of `ids`, of a complete store."""
+        return _texts(_read_arrow(self.directory / IMAGE_STORE.read(self.directory / MANIFEST)["rows_file"])["stamp"])
 
     def knows(self, image_id: str, stamp: str) -> bool:
         """Whether an image was stored or noted as unreadable."""

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..processing_hycir import load_image
+from ..images_hycir import load_image
 from .sources import IMAGE_SUFFIXES, FolderSource, ImageSource, file_stamp, open_source, split_config
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""HyCIR inside other libraries: a transformers pipeline, Sentence Transformers, `datasets` columns, converters."""
+"""HyCIR inside other libraries: a transformers pipeline, Sentence Transformers, dataset columns, converted weights."""

@@ -1,31 +1,39 @@
-"""Features of a data set's columns: what `datasets.Dataset.map` calls."""
+"""Features of a dataset's columns: what `datasets.Dataset.map` calls."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..images import FeatureEncoder, encode_list
 from ..images.features import unit_rows
+from ..modeling_hycir import HyCIRModel
+from ..processing_hycir import HyCIRProcessor
 
 
 class ColumnEncoder:
-    """Turns column batches into features: `dataset.map(ColumnEncoder(model, processor), batched=True)`.
+    """Turns batches of columns into features: `dataset.map(ColumnEncoder(model, processor), batched=True)`.
 
-    Images alone give the gallery's features; with `text_column`, image and query text give the composed query's.
+    Images alone give image features, as in a gallery. With `text_column`, each row gives a composed query's features.
 
-    Input columns: `image_column`, and `text_column` where it is given.
+    Input columns: `image_column`, and `text_column` if it is given.
     Output columns: `features`, rows of D float32 values, unit L2 norm.
 
     Args:
-        model (`HyCIRModel`): On the device where it should run; put in eval mode.
-        processor (`HyCIRProcessor`): The model's.
-        image_column (`str`): Column of images (or paths, or bytes); composed queries may hold a list in each row.
-        text_column (`str`, *optional*): Column of query texts; "" is the image alone.
+        model (`HyCIRModel`): The model, on the device where it should run. It is put into eval mode.
+        processor (`HyCIRProcessor`): The model's processor.
+        image_column (`str`): Column of images, paths or bytes. For composed queries, a row may hold a list of them.
+        text_column (`str`, *optional*): Column of query texts. "" means the image alone.
     """
 
     def __init__(
-        self, model: Any, processor: Any, *, image_column: str = "image", text_column: str | None = None
+        self,
+        model: HyCIRModel,
+        processor: HyCIRProcessor,
+        *,
+        image_column: str = "image",
+        text_column: str | None = None,
     ) -> None:
         self.model, self.processor = model.eval(), processor
         self.image_column, self.text_column = image_column, text_column
@@ -36,8 +44,6 @@ class ColumnEncoder:
         Raises:
             ValueError: If a column is missing, the batch is a single row, or an image is broken.
         """
-        import torch
-
         images = self._column(batch, self.image_column)
         if self.text_column is None:
             features = encode_list(images, FeatureEncoder(self.model, self.processor), progress=False)  # (B, 1, D)
@@ -51,12 +57,12 @@ class ColumnEncoder:
     def _column(self, batch: Mapping[str, Any], name: str) -> list[Any]:
         if name not in batch:
             raise ValueError(
-                f"Expected the column {name!r}, but found {list(batch)}. Name another as image_column or text_column."
+                f"There is no column {name!r}, only {list(batch)}. Name another as image_column or text_column."
             )
         values = batch[name]
         if not isinstance(values, list):
             raise ValueError(
-                f"Expected a batch of column {name!r} as a list, but found {type(values).__name__}. Map with "
-                "batched=True, and without a format (dataset.with_format(None))."
+                f"Expected a list as a batch of the column {name!r}, but found {type(values).__name__}. Map with "
+                "batched=True, and without a format: dataset.with_format(None)."
             )
         return values

@@ -4,7 +4,7 @@
 |---|---|---|
 | pic2word | google-research/composed_image_retrieval | the mapper (IM2TEXT), most often also CLIP in OpenAI's layout |
 | phi | miccunifi/SEARLE, navervision/lincir | the mapper (Phi) alone |
-| blip | salesforce/LAVIS, salesforce/BLIP | BLIP for image-text retrieval; no mapper: a fresh one is added |
+| blip | salesforce/LAVIS, salesforce/BLIP | BLIP for image-text retrieval, without a mapper. A fresh one is added |
 """
 
 import math
@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig, BlipForImageTextRetrieval, CLIPModel
 
 from ..modeling_hycir import HyCIRModel
+from ..names import resolve_model
 from ..processing_hycir import HyCIRProcessor
 
-LAYOUTS = ("pic2word", "phi", "blip")
 _PROMPT_OF_LAYOUT = {"phi": "a photo of {image} that {text}"}  # SEARLE's and LinCIR's wording
 
 _CLIP_NAMES = (
@@ -65,26 +65,26 @@ def convert_checkpoint(
 ) -> str:
     """Convert a checkpoint of the original Pic2Word, SEARLE, LinCIR or BLIP code to a HyCIR folder.
 
-    Nothing of the checkpoint is executed: it is read with `weights_only=True`.
+    The checkpoint is read with `weights_only=True`, so no code in it runs.
 
     Args:
         checkpoint (`str` or `Path`): The `.pt` or `.pth` file.
-        output (`str` or `Path`): Folder to write model and processor to; new or empty.
+        output (`str` or `Path`): Folder to write model and processor to. It must be new or empty.
         encoder (`str` or `Path`): Hub id or folder of the encoder in transformers' format, such as
             "openai/clip-vit-large-patch14" or "Salesforce/blip-itm-base-coco". It gives the config, tokenizer and image
-            processor, and the encoder's weights where the checkpoint holds none.
-        prompt (`str`, *optional*): Prompt template; by default the original's.
+            processor, and also the encoder's weights if the checkpoint holds none.
+        prompt (`str`, *optional*): Prompt template. The default is the original's.
 
     Returns:
-        `str`: The layout that was found, one of `LAYOUTS`. The mapper of layout "blip" is untrained. A phi that LinCIR
-        trained with `--l2_normalize` cannot be told from others and is not for this model, which normalises nothing.
+        `str`: The layout that was found: "pic2word", "phi" or "blip". The mapper of a "blip" checkpoint is untrained.
+        Do not convert a phi that LinCIR trained with `--l2_normalize`: this model does not normalise, and the file does
+        not tell.
 
     Raises:
-        ValueError: If the file has none of the layouts, the encoder is another one than the checkpoint's, or the output
-            holds something.
+        ValueError: If the file has none of the layouts, it was trained with another encoder, or `output` is not empty.
     """
     _check_new(Path(output))
-    _check_encoder(str(encoder))
+    resolve_model(str(encoder), "encoder")
     stored = _read(checkpoint)
     layout = find_layout(stored)
     prompt = prompt or _PROMPT_OF_LAYOUT.get(layout, "a photo of {image}, {text}")
@@ -104,7 +104,7 @@ def convert_checkpoint(
 
 
 def find_layout(stored: dict[str, Any]) -> str:
-    """Tell which of `LAYOUTS` a checkpoint's content has.
+    """Tell which layout a checkpoint's content has: "pic2word", "phi" or "blip".
 
     Raises:
         ValueError: If it is none of them.
@@ -119,43 +119,32 @@ def find_layout(stored: dict[str, Any]) -> str:
     raise ValueError(
         "Expected a checkpoint of Pic2Word ('state_dict_img2text'), SEARLE or LinCIR ('Phi'), or BLIP retrieval "
         f"('visual_encoder.cls_token'), but found the keys {sorted(map(str, stored))[:8]}. Give the file that the "
-        "original training code saved."
+        "original code saved."
     )
 
 
 def _check_new(output: Path) -> None:
-    """Refuse to write over a model, the encoder itself, say."""
+    """Refuse to write over a model, for example the encoder itself."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        found = "is a file" if output.is_file() else "holds files"
-        raise ValueError(f"Expected a new folder as output, but {output} {found}. Name another, or remove it first.")
-
-
-def _check_encoder(encoder: str) -> None:
-    try:
-        AutoConfig.from_pretrained(encoder)
-    except (ValueError, OSError) as error:  # transformers' message takes several lines
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"Expected an encoder in transformers' format at {encoder}, but reading its config failed: {reason} Give "
-            "its folder or its Hub id."
-        ) from error
+        raise ValueError(f"{output} is not a new or empty folder. Choose another output, or remove it first.")
 
 
 def _read(checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint without running any of its code."""
+    """Read a checkpoint without running any code in it."""
     if not Path(checkpoint).is_file():
-        raise ValueError(f"Expected a checkpoint file, but found nothing at {checkpoint}. Check the path.")
+        raise ValueError(f"There is no checkpoint file {checkpoint}. Check the path.")
     try:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers raise nearly everything
         raise ValueError(
-            f"Expected {checkpoint} to hold tensors and plain values alone, as torch.save writes them, but it cannot "
-            f"be read so ({type(error).__name__}). Give the original's checkpoint; where you trust the file, save its "
-            "state dicts anew with torch.save."
+            f"{checkpoint} is damaged, or holds more than tensors and plain values ({type(error).__name__}). Give the "
+            "file that the original code saved. If you trust the file, load it yourself and save its state dicts again "
+            "with torch.save."
         ) from error
     if not isinstance(stored, dict):
         raise ValueError(
-            f"Expected {checkpoint} to hold a dict, but found {type(stored).__name__}. Give the original's checkpoint."
+            f"Expected a dict in {checkpoint}, but found {type(stored).__name__}. Give the file that the original code "
+            "saved."
         )
     return stored
 
@@ -166,7 +155,7 @@ def _mapper_weights(stored: dict[str, Any], layout: str) -> dict[str, Tensor]:
     if not isinstance(stored[key], dict) or not all(isinstance(value, Tensor) for value in stored[key].values()):
         raise ValueError(
             f"Expected a mapper's weights under {key!r}, but found {type(stored[key]).__name__}. Give the file that "
-            "the original training code saved."
+            "the original code saved."
         )
     state = _plain(stored[key])
     if layout == "pic2word":
@@ -186,12 +175,12 @@ def _mapper_fields(mapper: dict[str, Tensor], layout: str) -> dict[str, Any]:
         "mapper_num_layers": len(blocks),
         "mapper_hidden_size": blocks[0].shape[0] if blocks else 1,
         "mapper_activation": "relu" if layout == "pic2word" else "gelu",
-        "mapper_dropout": 0.1 if layout == "pic2word" else 0.5,  # the originals' own, for whoever trains on
+        "mapper_dropout": 0.1 if layout == "pic2word" else 0.5,  # the originals' own, for further training
     }
 
 
 def _clip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> CLIPModel:
-    """Build CLIP from weights in OpenAI's layout."""
+    """Build CLIP from weights in the layout of OpenAI's code."""
     weights: dict[str, Tensor] = {}
     for name, value in _plain(state).items():
         if re.search(_CLIP_LEFT_OUT, name):
@@ -199,7 +188,7 @@ def _clip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> CLIPM
         renamed = _rename(name, _CLIP_NAMES)
         if renamed.endswith("_projection.weight"):
             value = value.T.contiguous()
-        if ".in_proj_" in renamed:  # queries, keys and values in one
+        if ".in_proj_" in renamed:  # queries, keys and values in one matrix
             for part, rows in zip("qkv", value.chunk(3), strict=True):
                 weights[renamed.replace("in_proj_", f"{part}_proj.")] = rows.contiguous()
         else:
@@ -210,7 +199,7 @@ def _clip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> CLIPM
 
 
 def _blip_encoder(state: dict[str, Tensor], encoder: str | os.PathLike) -> BlipForImageTextRetrieval:
-    """Build BLIP for image-text retrieval from LAVIS' weights; the trained temperature goes into the config."""
+    """Build BLIP for image-text retrieval from LAVIS' weights. The trained temperature goes into the config."""
     config = _config(encoder, "blip")
     config.vision_config.layer_norm_eps, config.text_config.layer_norm_eps = _BLIP_EPSILONS
     if "temp" in state:
@@ -226,14 +215,14 @@ def _config(encoder: str | os.PathLike, model_type: str) -> Any:
     config = AutoConfig.from_pretrained(str(encoder))
     if config.model_type != model_type:
         raise ValueError(
-            f"The checkpoint holds a {model_type} encoder, but {encoder} is of the family {config.model_type!r}. Give "
-            f"the {model_type} model in transformers' format that has the checkpoint's sizes."
+            f"The checkpoint holds a {model_type} encoder, but {encoder} is a {config.model_type!r} model. Give the "
+            f"{model_type} model in transformers' format that has the checkpoint's sizes."
         )
     return config
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the "module." that parallel training puts before each name; floating values become float32."""
+    """Drop the "module." that parallel training puts before each name, and make floating values float32."""
     return {
         name.removeprefix("module."): value.float() if value.is_floating_point() else value
         for name, value in state.items()
@@ -252,6 +241,6 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor], what: str, encode
         module.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"Expected the weights of the {what} to fit {encoder}, but they do not. Give the encoder that the "
-            f"checkpoint was trained with. ({error})"
+            f"The weights of the {what} do not fit {encoder}. Give the encoder that the checkpoint was trained with. "
+            f"({error})"
         ) from error

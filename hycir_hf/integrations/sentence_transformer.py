@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..modeling_hycir import HyCIRModel, without_local_encoder
+from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
+from ..weights_hycir import without_local_encoder
 
 try:
     from sentence_transformers import SentenceTransformer
@@ -17,19 +18,18 @@ try:
     from sentence_transformers.base.modules import InputModule
 except ImportError as error:
     raise ImportError(
-        "hycir_hf.integrations.sentence_transformer needs sentence-transformers 6 or later, which cannot be imported. "
-        "Install it with pip install 'hycir_hf[sentence-transformers]'."
+        "sentence-transformers 6 or later is not installed. Run `pip install 'hycir_hf[sentence-transformers]'`."
     ) from error
 
 _IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 class HyCIRModule(InputModule):
-    """The module that encodes images, texts, and images with query texts into one space, unit L2 norm.
+    """Encodes images, texts, and images with query texts into one space, unit L2 norm.
 
     Args:
         model (`HyCIRModel`): The model.
-        processor (`HyCIRProcessor`): Its processor.
+        processor (`HyCIRProcessor`): The model's processor.
     """
 
     def __init__(self, model: HyCIRModel, processor: HyCIRProcessor) -> None:
@@ -41,16 +41,16 @@ class HyCIRModule(InputModule):
 
     @property
     def modalities(self) -> list[Any]:
-        """What can be encoded; a composed query is an image with a text."""
+        """What can be encoded. A composed query is an image with a text."""
         return ["image", "text", ("image", "text"), ("text", "image")]
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Prepare a batch of images, of texts, or of `{"image": ..., "text": ...}`.
 
         Args:
-            inputs (`Sequence`): All of one kind. A string that names an image file is an image.
+            inputs (`Sequence`): All of the same modality. A string that names an image file is an image.
             prompt (`str`, *optional*): Put before each text.
-            **kwargs: Taken and not used, as the library may pass further ones.
+            **kwargs: Not used. The library may pass further arguments.
         """
         modality = infer_batch_modality(inputs, supported_modalities=self.modalities)
         parts = (modality,) if isinstance(modality, str) else modality
@@ -62,7 +62,7 @@ class HyCIRModule(InputModule):
         return dict(self.processor(**given, compose=len(parts) > 1))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Encode what `preprocess` made; adds "sentence_embedding" of shape `(B, D)`."""
+        """Encode what `preprocess` made, and add it as "sentence_embedding" of shape `(B, D)`."""
         inputs = {name: features[name] for name in ("input_ids", "attention_mask", *_IMAGE_INPUTS) if name in features}
         if "input_ids" not in inputs:
             embeddings = self.model.get_image_features(**inputs)
@@ -77,9 +77,9 @@ class HyCIRModule(InputModule):
         return self.model.config.feature_size
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save model and processor as their own `save_pretrained` does; the folder also loads as a `HyCIRModel`.
+        """Save model and processor with their own `save_pretrained`. The folder also loads as a `HyCIRModel`.
 
-        A local encoder's folder is not told: `push_to_hub` uploads what this writes.
+        The name of a local encoder's folder is left out, since `push_to_hub` uploads what this writes.
         """
         with without_local_encoder(self.model.config):
             self.model.save_pretrained(output_path)
@@ -97,7 +97,7 @@ class HyCIRModule(InputModule):
         init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "HyCIRModule":
-        """Load what `save` wrote; `model_kwargs` go to `HyCIRModel.from_pretrained`, further arguments are not used."""
+        """Load what `save` wrote. `model_kwargs` go to `HyCIRModel.from_pretrained`. Other arguments are not used."""
         hub_kwargs: dict[str, Any] = {
             "subfolder": subfolder,
             "token": token,
@@ -112,11 +112,11 @@ class HyCIRModule(InputModule):
 def as_sentence_transformer(model: HyCIRModel, processor: HyCIRProcessor) -> SentenceTransformer:
     """Wrap a model as a `SentenceTransformer`.
 
-    What its `save_pretrained` writes loads again as `SentenceTransformer(folder, trust_remote_code=True)`: for that
-    library any module of another package is remote code. `push_to_hub(name, private=True)` uploads the same; without
-    `private=True` a new repository is public.
+    `encode(images)` gives image features, and `encode([{"image": ..., "text": ...}])` gives composed queries' features.
 
-    `encode(images)` gives the gallery's features, `encode([{"image": ..., "text": ...}])` the composed queries'.
+    A saved folder loads again as `SentenceTransformer(folder, trust_remote_code=True)`, because that library treats a
+    module of any other package as remote code. `push_to_hub(name, private=True)` uploads the same files. Without
+    `private=True` a new repository is public.
     """
     return SentenceTransformer(modules=[HyCIRModule(model, processor)], device=str(model.device))
 

@@ -1,4 +1,4 @@
-"""`transformers.pipeline("composed-image-retrieval")`: queries in, ranked gallery images out.
+"""`transformers.pipeline("composed-image-retrieval")`: ranks a gallery's images for composed queries.
 
 Importing this module registers the task.
 """
@@ -27,9 +27,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
     ```
 
     Args (of the pipeline, or of a call):
-        gallery (`Gallery`, path of one, or images): What is ranked. Images are encoded each time they are given: give
-            them to the pipeline, not to every call.
-        k (`int`): Images in each ranking (10).
+        gallery (`Gallery`, path of a gallery, or images): What is ranked. Images are encoded each time they are given,
+            so give them to the pipeline and not to every call.
+        k (`int`): Number of images in each ranking (10).
     """
 
     _load_processor = True
@@ -41,16 +41,16 @@ class ComposedImageRetrievalPipeline(Pipeline):
         """Answer one query or several.
 
         Args:
-            queries (`dict` or an iterable of them): "image" (one, or a list of them), "text" ("" for the image alone),
-                and, if wanted, "exclude_ids": gallery ids left out of this query's ranking.
-            batch_size (`int`, *optional*): Queries at once; by default the pipeline's, or 1.
-            **kwargs: "gallery" and "k" for this call alone.
+            queries (`dict` or an iterable of them): Each has "image" (one, or a list of them) and "text" ("" means the
+                image alone). "exclude_ids" (*optional*) is a list of gallery ids to leave out of its ranking.
+            batch_size (`int`, *optional*): Queries encoded at once. The default is the pipeline's, or 1.
+            **kwargs: "gallery" and "k", for this call only.
 
         Returns:
-            For each query its ranking, a list of `{"id", "score"}`; for a single query the ranking itself.
+            Each query's ranking, a list of `{"id", "score"}`. For a single query, the ranking itself.
 
         Raises:
-            ValueError: If a query has another form, there is no gallery, or another encoder made it.
+            ValueError: If a query has another form, there is no gallery, or another encoder made the gallery.
         """
         is_single = isinstance(queries, dict)
         batches = _batches([queries] if is_single else queries, batch_size or self._batch_size or 1)
@@ -59,7 +59,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     def _sanitize_parameters(self, gallery: Any = None, k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:
-            raise ValueError(f"Expected the arguments gallery and k, but found {sorted(kwargs)}. Leave those out.")
+            raise ValueError(f"The pipeline takes gallery and k, not {sorted(kwargs)}. Leave those out.")
         given = {"gallery": None if gallery is None else self._as_gallery(gallery), "k": k}
         return {}, {}, {name: value for name, value in given.items() if value is not None}
 
@@ -78,13 +78,12 @@ class ComposedImageRetrievalPipeline(Pipeline):
             if not isinstance(query, dict) or not {"image", "text"} <= set(query) <= {"image", "text", "exclude_ids"}:
                 found = sorted(query) if isinstance(query, dict) else type(query).__name__
                 raise ValueError(
-                    "Expected queries with 'image', 'text' and perhaps 'exclude_ids', but found "
-                    f"{found}. Give for example {{'image': picture, 'text': 'make it night'}}."
+                    f"Expected a query with 'image', 'text' and perhaps 'exclude_ids', but found {found}. An example: "
+                    "{'image': reference_image, 'text': 'make it night'}."
                 )
             if isinstance(query.get("exclude_ids"), str):
                 raise ValueError(
-                    f"Expected exclude_ids as a list of ids, but found the string {query['exclude_ids']!r}. Wrap it in "
-                    "a list."
+                    f"Expected a list as exclude_ids, but found the string {query['exclude_ids']!r}. Put it in a list."
                 )
         images = [query["image"] if isinstance(query["image"], list) else [query["image"]] for query in queries]
         inputs = self.processor(images=images, text=[query["text"] for query in queries], return_tensors="pt")
@@ -100,9 +99,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
     ) -> list[list[dict[str, Any]]]:
         """Rank the gallery for a batch of composed features."""
         if gallery is None:
-            raise ValueError(
-                "Expected a gallery, but found none. Give pipeline(..., gallery=images) or one made before."
-            )
+            raise ValueError("The pipeline has no gallery. Pass gallery= to the pipeline or to this call.")
         results = gallery.search(model_outputs["features"], k=k, exclude_ids=model_outputs["exclude_ids"])
         return [[{"id": id_, "score": score} for id_, score in ranking] for ranking in results]
 

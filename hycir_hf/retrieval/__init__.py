@@ -5,14 +5,15 @@ indexes.py  the five faiss index types: sizes that grow with N, filtered search
 gallery.py  Gallery: search, add, remove, save, load
 ranking.py  whole galleries ranked for many queries at once: what benchmarks need
 build.py    encoding a source into a gallery, resumable
-queries.py  composed search: reference images and a text against a gallery
+queries.py  query features: the mapper, and the ways that need no training
+references.py  the reference images of a query, by path or gallery id
 milvus.py   a gallery in a vector database (extra `milvus`; not imported from here)
 """
 
 from .build import IndexReport, index_images
 from .gallery import Gallery
-from .queries import References, open_gallery_images, read_references
 from .ranking import rank_candidates, rank_gallery
+from .references import References, open_gallery_images, read_references
 from .results import RetrievalResults
 
 __all__ = [

@@ -1,46 +1,45 @@
-"""The data set that SynCir writes: images, triplets and what was dropped, as Parquet with a card.
+"""The dataset that SynCir writes: images, triplets and dropped triplets, as Parquet files with a card.
 
-One folder: `images/part-*.parquet` (each image once), `triplets.parquet`, `dropped.parquet` (with reason and scores),
-`README.md`, `report.html`, `assets/` (the card's example pictures), and `recipe.json`, which is written last: a folder
-with it is whole.
+One folder: `images/part-*.parquet` (each image once), `triplets.parquet`, `dropped.parquet` (with reasons and scores),
+`README.md`, `report.html`, `assets/` (the card's example images), and `recipe.json`. The recipe is moved into place
+last: a folder that has it is complete.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
+from ..files import atomic_folder, read_json
+from ..formats import TRIPLETS
 from ..images import FileSource
 from ..images.sources import source_from_record
-from ..schemas import TRIPLET, UNLABELED
-from .filter import FilterResult, low_score_reason, split_triplets
-from .report import draw_histogram, dropped_counts, render_card, render_report, sample_rows
+from ..images_hycir import load_image
+from ..schemas import DROPPED, GENERATED, TRIPLET, UNLABELED
+from .filter import FilterResult, Reason, low_score, split_triplets
+from .report import draw_histogram, render_card, render_report, sample_rows
 
 RECIPE, STAGING = "recipe.json", ".work/staging"
-GENERATOR_FEATURES = Features(
-    {
-        "triplet_id": Value("int64"),  # number of the pair it was made from
-        "generator": Value("string"),  # the LLM
-        "prompt": Value("string"),
-        "answer": Value("string"),  # as the LLM wrote it
-    }
-)
-_PART_BYTES = 400_000_000
-_ROW_GROUP, _GROUP_BYTES = 256, 64_000_000  # images, or so many bytes of them
+_PART_BYTES = 400_000_000  # bytes of an images file
+_ROW_GROUP, _GROUP_BYTES = 256, 64_000_000  # images in a row group, and their bytes: whichever comes first
 _EXAMPLES = 6
+
+LoadImage = Callable[[str], PIL.Image.Image]
+"""Image id -> image; raises if it cannot be read."""
 
 
 def triplet_features(score_names: list[str]) -> Features:
-    """The triplets' columns: the TRIPLET schema, the generator's, and further scores."""
+    """The triplets' columns: the TRIPLET schema, further scores, and the GENERATED schema."""
     scores = {name: Value("float32") for name in score_names if name not in TRIPLET}
-    return Features({**TRIPLET, **scores, **GENERATOR_FEATURES})
+    return Features({**TRIPLET, **scores, **GENERATED})
 
 
 def write_dataset(
@@ -50,78 +49,63 @@ def write_dataset(
     result: FilterResult,
     recipe: dict[str, Any],
 ) -> None:
-    """Write the whole folder: aside first, then moved into place, `recipe.json` last.
+    """Write the folder: complete beside its place first, then moved, `recipe.json` last.
 
     Args:
         output (`Path`): The folder; files of an earlier run are replaced.
         source (`FileSource`): The images.
-        captions (`list[str | None]`): One for each image; None leaves the image out.
+        captions (`list[str | None]`): One for each image; an image whose caption is None is left out.
         result (`FilterResult`): The triplets.
         recipe (`dict`): How they were made: settings, thresholds, counts, versions.
     """
-    staging = _new_staging(output)
-    (staging / "images").mkdir()
-    _write_images(staging / "images", source, captions, recipe["settings"]["store_images"] == "embed")
     rows = {id_: row for row, id_ in enumerate(source.ids)}
-    _write_texts(staging, result, recipe, lambda id_: source.load(rows[id_]))
+    with atomic_folder(output / STAGING) as staging:
+        (staging / "images").mkdir()
+        _write_images(staging / "images", source, captions, recipe["settings"]["store_images"] == "embed")
+        _write_texts(staging, result, recipe, lambda id_: source.load(rows[id_]))
     finish_move(output)
 
 
 def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """Move the thresholds of a finished data set; nothing is computed anew.
+    """Change the thresholds of a finished dataset. The stored scores are used; nothing is computed again.
 
     Args:
         directory (`str` or `Path`): SynCir's folder.
         thresholds (`Mapping[str, float]`): Score column -> lowest value kept, in [-1, 1]; others stay as they are.
 
     Returns:
-        The new recipe, with the counts.
+        `dict`: The new recipe, with the counts.
 
     Raises:
-        ValueError: If the folder is no finished SynCir data set, or has no such score.
+        FileNotFoundError: If the folder holds no finished SynCir dataset.
+        ValueError: If it has no such score, or an older version of the package wrote it.
     """
     directory = Path(directory)
     finish_move(directory)
-    recipe = read_recipe(directory)
+    recipe = TRIPLETS.read(directory / RECIPE)
     unknown = [name for name in thresholds if name not in recipe["thresholds"]]
     if unknown:
         raise ValueError(
-            f"Expected scores of {list(recipe['thresholds'])} in {directory}, but found {unknown}. Run SynCir with the "
-            "check that gives them."
+            f"{directory} has no scores {unknown}, only {list(recipe['thresholds'])}. Run SynCir with the check that "
+            "gives them."
         )
     recipe["thresholds"] |= thresholds
-    columns_of_part = list(triplet_features(list(recipe["thresholds"])))
-    kept = _read_table(directory / "triplets.parquet", columns_of_part)
-    dropped = _read_table(directory / "dropped.parquet", [*columns_of_part, "reason"])
-    scored = tuple(low_score_reason(name) for name in recipe["thresholds"])
-    reasons = [None] * len(kept["triplet_id"]) + [
-        None if reason.startswith(scored) else reason for reason in dropped.pop("reason")
-    ]
+    names = list(triplet_features(list(recipe["thresholds"])))
+    kept = _read_table(directory / "triplets.parquet", names)
+    dropped = _read_table(directory / "dropped.parquet", [*names, *DROPPED])
+    scored = {low_score(name) for name in recipe["thresholds"]}
+    given = zip(*(dropped.pop(name) for name in DROPPED), strict=True)
+    reasons = [None] * len(kept["triplet_id"]) + [None if kind in scored else Reason(kind, d) for kind, d in given]
     merged = {name: kept[name] + dropped[name] for name in kept}
     order = sorted(range(len(reasons)), key=merged["triplet_id"].__getitem__)
     columns = {name: [values[row] for row in order] for name, values in merged.items()}
     result = split_triplets(columns, [reasons[row] for row in order], recipe["thresholds"])
-    recipe["counts"] |= count_results(result)
+    recipe["counts"] |= result.counts()
     recipe["histogram"] = draw_histogram(result)
-    _write_texts(_new_staging(directory), result, recipe, _StoredPictures(directory, recipe["source_record"]).load)
+    with atomic_folder(directory / STAGING) as staging:
+        _write_texts(staging, result, recipe, _StoredImages(directory, recipe["source_record"]).load)
     finish_move(directory)
     return recipe
-
-
-def read_recipe(directory: Path) -> dict[str, Any]:
-    """Read how a data set was made; ValueError if the folder holds no finished one."""
-    path = directory / RECIPE
-    if not path.is_file():
-        raise ValueError(
-            f"Expected a finished SynCir data set in {directory}, but found no {RECIPE}. Give its folder, or run "
-            "`hycir syncir` to the end."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def count_results(result: FilterResult) -> dict[str, Any]:
-    """Kept triplets, and dropped ones by reason."""
-    return {"kept": len(result.kept["triplet_id"]), "dropped": dropped_counts(result)}
 
 
 def _write_images(folder: Path, source: FileSource, captions: list[str | None], embed: bool) -> None:
@@ -147,11 +131,11 @@ def _write_images(folder: Path, source: FileSource, captions: list[str | None], 
 
 
 def _row_groups(source: FileSource, rows: list[int], embed: bool) -> Iterator[list[tuple[int, bytes | None]]]:
-    """Rows with their pictures' files, as many at once as memory should hold."""
+    """Rows with the files of their images, as many at once as memory should hold."""
     group: list[tuple[int, bytes | None]] = []
     size = 0
     for row in rows:
-        content = source.read_bytes(row) if embed else None
+        content = _read_bytes(source, row) if embed else None
         group.append((row, content))
         size += len(content or b"")
         if len(group) == _ROW_GROUP or size >= _GROUP_BYTES:
@@ -161,26 +145,36 @@ def _row_groups(source: FileSource, rows: list[int], embed: bool) -> Iterator[li
         yield group
 
 
-def _write_texts(staging: Path, result: FilterResult, recipe: dict[str, Any], load_picture: Any) -> None:
+def _read_bytes(source: FileSource, row: int) -> bytes:
+    try:
+        return source.read_bytes(row)
+    except OSError as error:  # not an error of writing the folder
+        raise ValueError(
+            f"The image {source.ids[row]} can no longer be read: {error}. Restore it and run the same command again."
+        ) from error
+
+
+def _write_texts(staging: Path, result: FilterResult, recipe: dict[str, Any], load: LoadImage) -> None:
     """Write everything but the images."""
     features = triplet_features(list(recipe["thresholds"]))
     _write_table(staging / "triplets.parquet", result.kept, features)
-    _write_table(staging / "dropped.parquet", result.dropped, Features({**features, "reason": Value("string")}))
-    seed = recipe["settings"]["seed"]
-    examples = sample_rows(len(result.kept["triplet_id"]), _EXAMPLES, seed)
-    (staging / "assets").mkdir()
+    _write_table(staging / "dropped.parquet", result.dropped, Features({**features, **DROPPED}))
+    examples = sample_rows(len(result.kept["triplet_id"]), _EXAMPLES, recipe["settings"]["seed"])
+    assets = staging / "assets"
+    assets.mkdir()
     for number, row in enumerate(examples):
         for side in ("reference", "target"):
-            picture = _picture_or_none(load_picture, result.kept[f"{side}_id"][row])
-            if picture is not None:
-                picture.thumbnail((256, 256))
-                picture.save(staging / "assets" / f"{number}-{side}.png")
-    assets = {path.name for path in (staging / "assets").iterdir()}
-    (staging / "README.md").write_text(render_card(result, recipe, examples, assets), encoding="utf-8")
-    report = render_report(result, recipe, lambda id_: _picture_or_none(load_picture, id_))
-    (staging / "report.html").write_text(report, encoding="utf-8", errors="backslashreplace")
-    text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
-    (staging / RECIPE).write_text(text, encoding="utf-8")
+            image = _image_or_none(load, result.kept[f"{side}_id"][row])
+            if image is not None:
+                image.thumbnail((256, 256))
+                image.save(assets / f"{number}-{side}.png")
+    pages = {
+        "README.md": render_card(result, recipe, examples, {path.name for path in assets.iterdir()}),
+        "report.html": render_report(result, recipe, lambda id_: _image_or_none(load, id_)),
+        RECIPE: json.dumps(recipe, indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in pages.items():
+        (staging / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _read_table(path: Path, columns: list[str]) -> dict[str, list[Any]]:
@@ -193,30 +187,22 @@ def _write_table(path: Path, columns: Mapping[str, list[Any]], features: Feature
         pq.write_table(pa.table({name: columns[name] for name in features}, schema=features.arrow_schema), path)
 
 
-def _picture_or_none(load_picture: Any, id_: str) -> Any:
+def _image_or_none(load: LoadImage, id_: str) -> PIL.Image.Image | None:
     try:
-        return load_picture(id_).convert("RGB")
+        return load(id_).convert("RGB")
     except (ValueError, OSError, KeyError):
         return None
 
 
-def _new_staging(output: Path) -> Path:
-    """An empty folder beside the result; the recipe is written into it last, which makes it ready to be moved."""
-    staging = output / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    return staging
-
-
 def finish_move(output: Path) -> None:
-    """Move what is ready into place, part by part; a move that was cut short goes on.
+    """Move a complete staging folder into place, part by part. If it was interrupted, the same call resumes.
 
-    The old `recipe.json` goes first and the new one comes last: a folder that has it is whole.
+    The old `recipe.json` is removed first and the new one is moved last: a folder that has one is complete.
     """
     staging = output / STAGING
     if not (staging / RECIPE).is_file():
         return
-    counts = json.loads((staging / RECIPE).read_text(encoding="utf-8"))["counts"]
+    counts = read_json(staging / RECIPE, remedy=TRIPLETS.remedy)["counts"]
     (output / RECIPE).unlink(missing_ok=True)
     for name, count in (("triplets.parquet", counts["kept"]), ("dropped.parquet", sum(counts["dropped"].values()))):
         if not count:  # a part without rows has no file
@@ -234,21 +220,16 @@ def _remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-class _StoredPictures:
-    """The pictures of a data set by id: those that it embeds, or those that its recipe's source holds."""
+class _StoredImages:
+    """The images of a dataset by id: those that it embeds, or those in the source that its recipe names."""
 
     def __init__(self, directory: Path, record: dict[str, Any]) -> None:
         self.directory, self.record = directory, record
         self.paths = sorted((directory / "images").glob("part-*.parquet"))
-        self._place: dict[str, tuple[Path, int]] | None = None
 
-    def load(self, id_: str) -> Any:
-        """The picture of an id."""
-        from ..processing_hycir import load_image
-
-        if self._place is None:
-            self._place = {found: place for path in self.paths for found, place in _ids_of(path)}
-        path, group = self._place[id_]
+    def load(self, id_: str) -> PIL.Image.Image:
+        """Load one image."""
+        path, group = self._places[id_]
         file = pq.ParquetFile(path)
         if "image" not in file.schema_arrow.names:
             return self._source.load(self._source.ids.index(id_))
@@ -256,12 +237,16 @@ class _StoredPictures:
         return load_image(table["image"][table["image_id"].to_pylist().index(id_)].as_py()["bytes"])
 
     @cached_property
-    def _source(self) -> Any:
+    def _places(self) -> dict[str, tuple[Path, int]]:
+        """Image id -> file and row group."""
+        return {
+            id_: (path, group)
+            for path in self.paths
+            for file in [pq.ParquetFile(path)]
+            for group in range(file.num_row_groups)
+            for id_ in file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+        }
+
+    @cached_property
+    def _source(self) -> FileSource:
         return source_from_record(self.record, self.directory)
-
-
-def _ids_of(path: Path) -> Iterator[tuple[str, tuple[Path, int]]]:
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        for id_ in file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist():
-            yield id_, (path, group)

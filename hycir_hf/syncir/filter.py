@@ -1,35 +1,63 @@
-"""The filter in language space: does reference plus query text lead to the target?
+"""The filter in language space: does reference plus query text lead to the target? And why a triplet is dropped.
 
-Paper: Pseudo Triplet Generation, third step. sem = sentence embedding; kept if
+Paper: Pseudo Triplet Generation, third step. sem is a sentence embedding; a triplet is kept if
 cos(sem(reference caption) + sem(query text), sem(target caption)) >= 0.7.
+
 T triplets, D width of the sentence embedding. Triplets are columns: name -> one value for each triplet.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 EmbedSentences = Callable[[list[str]], np.ndarray]
-"""Texts -> `(T, D)`; need not be unit vectors (BERT's mean-pooled ones are not)."""
+"""Texts -> `(T, D)`; the vectors need not have unit norm (BERT's mean-pooled ones do not)."""
 
-THRESHOLD = 0.7  # Paper: with BERT; another embedder wants another one, chosen by the share that it keeps
-EQUAL_CAPTIONS = "equal captions"
+THRESHOLD = 0.7  # Paper: with BERT it keeps 95.6%. For another embedder choose the threshold by the share it keeps.
+EQUAL_CAPTIONS, NO_CAPTION = "equal_captions", "no_caption"
+NO_ANSWER, UNUSABLE_ANSWER = "no_answer", "unusable_answer"
 _BLOCK = 16_384  # triplets
+
+
+class Reason(NamedTuple):
+    """Why a triplet was dropped: columns `reason` and `detail` of the config "dropped".
+
+    Args:
+        kind (`str`): "equal_captions", "no_caption", "no_answer", "unusable_answer", or "low_" and a score's name.
+        detail (`str`): More about this triplet, such as "0.5912 < 0.7"; may be empty.
+    """
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """As a reader sees it: "low similarity: 0.5912 < 0.7"."""
+        words = self.kind.replace("_", " ", 1)  # the rest of a score's kind is the name of its column
+        return f"{words}: {self.detail}" if self.detail else words
 
 
 @dataclass(frozen=True)
 class FilterResult:
-    """What a filter kept, and what it dropped with `reason`.
+    """What a filter kept and what it dropped.
 
     Args:
         kept (`dict[str, list]`): Columns of the kept triplets, `similarity` among them.
-        dropped (`dict[str, list]`): The same columns and `reason`.
+        dropped (`dict[str, list]`): The same columns, `reason` (a `Reason`'s kind) and `detail`.
     """
 
     kept: dict[str, list[Any]]
     dropped: dict[str, list[Any]]
+
+    def counts(self) -> dict[str, Any]:
+        """Count the kept triplets, and the dropped ones by kind; unusable answers also by what is wrong with them."""
+        kinds = (
+            f"{kind}: {detail}" if kind == UNUSABLE_ANSWER else kind
+            for kind, detail in zip(self.dropped["reason"], self.dropped["detail"], strict=True)
+        )
+        return {"kept": len(next(iter(self.kept.values()))), "dropped": dict(sorted(Counter(kinds).items()))}
 
 
 def filter_triplets(
@@ -37,8 +65,9 @@ def filter_triplets(
 ) -> FilterResult:
     """Drop triplets whose captions are equal or whose query text does not lead to the target caption.
 
-    Input columns: `reference_caption`, `query_text`, `target_caption`, and any others. Output columns: the same and
-    `similarity` in [-1, 1] (None where the captions are equal); of dropped triplets also `reason`.
+    *Input columns*: `reference_caption`, `query_text`, `target_caption`, and any others.
+    *Output columns*: the same and `similarity` in [-1, 1] (None where the captions are equal); dropped triplets also
+    have `reason` and `detail`.
 
     Args:
         triplets (`Mapping[str, Sequence]`): Columns of equal length.
@@ -59,45 +88,46 @@ def filter_triplets(
         )
         for row, value in zip(rows, language_similarity(reference, query, target, embed_sentences), strict=True):
             similarity[row] = float(value)
-    reasons = [None if is_different else EQUAL_CAPTIONS for is_different in differs]
+    reasons = [None if is_different else Reason(EQUAL_CAPTIONS) for is_different in differs]
     return split_triplets({**columns, "similarity": similarity}, reasons, {"similarity": threshold})
 
 
 def split_triplets(
-    columns: Mapping[str, Sequence[Any]], reasons: Sequence[str | None], thresholds: Mapping[str, float]
+    columns: Mapping[str, Sequence[Any]], reasons: Sequence[Reason | None], thresholds: Mapping[str, float]
 ) -> FilterResult:
-    """Split triplets by scores that are already there: nothing is computed anew.
+    """Split triplets by scores that are already there; nothing is computed again.
 
     Args:
         columns (`Mapping[str, Sequence]`): The triplets.
-        reasons (`Sequence[str | None]`): Why a triplet is out already; None leaves it to the scores.
-        thresholds (`Mapping[str, float]`): Score column -> lowest value that is kept.
+        reasons (`Sequence[Reason | None]`): Why a triplet is dropped already; with None the scores decide.
+        thresholds (`Mapping[str, float]`): Score column -> lowest value that is kept, in [-1, 1].
     """
     for name, threshold in thresholds.items():
         if not -1 <= threshold <= 1:
-            raise ValueError(f"Expected a threshold of {name} in [-1, 1], but found {threshold}. Correct it.")
+            raise ValueError(f"The threshold of {name} must be in [-1, 1], but it is {threshold}.")
     kept: dict[str, list[Any]] = {name: [] for name in columns}
-    dropped: dict[str, list[Any]] = {**{name: [] for name in columns}, "reason": []}
+    dropped: dict[str, list[Any]] = {name: [] for name in (*columns, "reason", "detail")}
     for row, given in enumerate(reasons):
         reason = given or _reason_by_scores(columns, row, thresholds)
         part = kept if reason is None else dropped
         for name, values in columns.items():
             part[name].append(values[row])
         if reason is not None:
-            dropped["reason"].append(reason)
+            dropped["reason"].append(reason.kind)
+            dropped["detail"].append(reason.detail)
     return FilterResult(kept, dropped)
 
 
-def low_score_reason(name: str) -> str:
-    """How the reason of a triplet that a score drops begins."""
-    return f"low {name}:"
+def low_score(name: str) -> str:
+    """The kind of the reason of a triplet that a score drops."""
+    return f"low_{name}"
 
 
-def _reason_by_scores(columns: Mapping[str, Sequence[Any]], row: int, thresholds: Mapping[str, float]) -> str | None:
+def _reason_by_scores(columns: Mapping[str, Sequence[Any]], row: int, thresholds: Mapping[str, float]) -> Reason | None:
     for name, threshold in thresholds.items():
         score = columns[name][row]
         if score is None or not score >= threshold:
-            return f"{low_score_reason(name)} {'none' if score is None else f'{score:.4f}'} < {threshold:g}"
+            return Reason(low_score(name), f"{'none' if score is None else f'{score:.4f}'} < {threshold:g}")
     return None
 
 
@@ -107,7 +137,7 @@ def language_similarity(
     target_captions: Sequence[str],
     embed_sentences: EmbedSentences,
 ) -> np.ndarray:
-    """Compute cos(sem(reference) + sem(query), sem(target)); each different text is embedded once.
+    """Compute cos(sem(reference) + sem(query), sem(target)); each distinct text is embedded once.
 
     Returns:
         `np.ndarray` of shape `(T,)`, float32, in [-1, 1].
@@ -127,25 +157,23 @@ def language_similarity(
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of the rows of two arrays `(T, D)`: `(T,)`, 0 where a row is all zero."""
+    """Cosine of the rows of two arrays `(T, D)`: `(T,)`, 0 where a row is zero."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.clip((a * b).sum(1) / np.where(norms > 0, norms, 1.0), -1.0, 1.0).astype(np.float32)
 
 
 def are_equal(reference_caption: str, target_caption: str) -> bool:
-    """Whether two captions say the same: letters alike, case and outer spaces aside (paper: equal-caption rule)."""
+    """Whether two captions are equal, apart from case and outer spaces."""
+    # Paper: does not define equal captions. This is the narrow reading.
     return reference_caption.strip().lower() == target_caption.strip().lower()
 
 
 def _checked(triplets: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     missing = [name for name in ("reference_caption", "query_text", "target_caption") if name not in triplets]
     if missing:
-        raise ValueError(
-            f"Expected triplets with the columns reference_caption, query_text and target_caption, but {missing} are "
-            f"missing (found: {list(triplets)}). Rename them."
-        )
+        raise ValueError(f"The triplets lack the columns {missing} (found: {list(triplets)}). Rename the columns.")
     columns = {name: list(values) for name, values in triplets.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"Expected columns of equal length, but found {lengths}. Pass one value for each triplet.")
+        raise ValueError(f"The triplets' columns must be of equal length, but their lengths are {lengths}.")
     return columns

@@ -1,7 +1,7 @@
-"""Image pair extraction: subgroups of six similar, not near-identical images, and nine pairs of each.
+"""Image pair extraction: groups of six similar but not near-identical images, and nine pairs from each group.
 
 Paper: Pseudo Triplet Generation, first step.
-Shapes: N images, D feature width, G subgroups, S images a subgroup, P pairs.
+Shapes: N images, D feature width, G groups, S images in a group, P pairs.
 """
 
 import importlib
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-faiss: Any = importlib.import_module("faiss")  # untyped: its stubs lack half of what is used here
+faiss: Any = importlib.import_module("faiss")  # untyped: its stubs lack half of what we use
 
-EXACT_UP_TO = 200_000  # images; above, neighbours come from inverted lists
-_FIRST_NEIGHBOURS = 64  # looked at first; rows that need more are searched again
+EXACT_UP_TO = 200_000  # images; above, the search is approximate (inverted lists)
+_FIRST_NEIGHBOURS = 64  # searched first; rows that need more are searched again
 _GROWTH = 4
 _MAX_APPROXIMATE_NEIGHBOURS = 4096
 _MAX_ELEMENTS = 2**22  # similarities held at once
 _BLOCK = 4096  # rows searched at once
-_DECIMALS = 6  # similarities are compared so far: float32 noise must not order exact duplicates
+_DECIMALS = 6  # similarities are rounded, so that float32 noise does not order exact duplicates
 
 
 def find_image_pairs(
@@ -34,16 +34,16 @@ def find_image_pairs(
     """Find the pairs (reference, target) of a set of images.
 
     Args:
-        features (`np.ndarray` or `torch.Tensor` of shape `(N, D)`): Finite, no zero rows; need not be unit vectors.
-        max_similarity (`float`): Cosine in [-1, 1] from which on two images count as near-identical.
-        min_similarity_gap (`float`): How much less similar to the subgroup's first image each next one must be.
+        features (`np.ndarray` or `torch.Tensor` of shape `(N, D)`): Finite, no zero rows; unit norm is not needed.
+        max_similarity (`float`): Two images at this cosine similarity or above count as near-identical, in [-1, 1].
+        min_similarity_gap (`float`): How much less similar to the group's first image each next image must be.
         group_size (`int`): S, at least 3 (paper: 6).
-        seed (`int`): Of the approximate index that replaces exact search above 200,000 images.
-        progress (`bool`): Show a progress bar in images.
+        seed (`int`): Random seed of the approximate search, which is used above 200,000 images.
+        progress (`bool`): Whether to show a progress bar.
 
     Returns:
-        `np.ndarray` of shape `(P, 2)`, int64: Row numbers, subgroup by subgroup in row order. Of a repeated pair the
-        first occurrence is kept; (a, b) and (b, a) are two pairs.
+        `np.ndarray` of shape `(P, 2)`, int64: Row numbers, group by group in row order. Only the first of equal pairs
+        is kept; (a, b) and (b, a) are different pairs.
 
     Raises:
         ValueError: If the features or an option are out of range.
@@ -61,14 +61,14 @@ def find_image_groups(
     *,
     progress: bool = False,
 ) -> np.ndarray:
-    """Find each image's subgroup; arguments as in `find_image_pairs`.
-
-    Paper: names neither the features' measure nor the order; CIRR, whose procedure it follows, goes down the images by
-    cosine similarity to the first. Every image starts one subgroup, unless too few images are left for it.
+    """Find the group of each image; arguments as in `find_image_pairs`.
 
     Returns:
         `np.ndarray` of shape `(G, S)`, int64: Row numbers, the starting image first, then by falling similarity to it.
     """
+    # Paper: "distance less than 0.94 ... larger than 0.002" names neither the measure nor the order. CIRR, whose
+    # procedure it follows, goes down the other images by cosine similarity to the first. Every image starts one group,
+    # unless too few images are left for it.
     rule = _Rule(max_similarity, min_similarity_gap, group_size)
     unit = _as_unit_rows(features)
     index = _build_index(unit, seed)
@@ -82,17 +82,16 @@ def find_image_groups(
 
 
 def pairs_of_groups(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Take the pairs of each subgroup, without repeats.
-
-    Paper: says nine pairs of six. Counted in CIRR's annotations: the first image with each other but the last, the
-    chain of the others, and from the last back to the first.
+    """Take the pairs of each group, without repeats.
 
     Args:
         groups (`np.ndarray` of shape `(G, S)`): Row numbers.
 
     Returns:
-        The pairs `(P, 2)`, int64, and the subgroup that each came from, `(P,)`, int64.
+        `tuple[np.ndarray, np.ndarray]`: The pairs `(P, 2)`, int64, and the group of each pair, `(P,)`, int64.
     """
+    # Paper: nine pairs of six images, without saying which. Counted in CIRR's annotations: the first image with each
+    # other one but the last, the chain of the others, and from the last back to the first.
     size = groups.shape[1]
     pattern = np.array(
         [(0, i) for i in range(1, size - 1)] + [(i, i + 1) for i in range(1, size - 1)] + [(size - 1, 0)]
@@ -108,7 +107,7 @@ def pairs_of_groups(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Which images a subgroup takes; arguments as in `find_image_pairs`."""
+    """Which images a group takes; arguments as in `find_image_pairs`."""
 
     max_similarity: float
     min_similarity_gap: float
@@ -125,11 +124,11 @@ class _Rule:
             if not is_good
         ]
         if complaints:
-            raise ValueError(f"Image pairs: {'; '.join(complaints)}. Correct the options.")
+            raise ValueError(f"Image pairs: {'; '.join(complaints)}.")
 
 
 def _groups_of(rows: np.ndarray, unit: np.ndarray, index: Any, rule: _Rule) -> np.ndarray:
-    """Find the subgroups `(B, S)` that some rows start; -1 where there is none."""
+    """Find the groups `(B, S)` that some rows start; -1 where there is none."""
     groups: np.ndarray = np.full((len(rows), rule.group_size), -1, dtype=np.int64)
     limit = len(unit) if len(unit) <= EXACT_UP_TO else min(len(unit), _MAX_APPROXIMATE_NEIGHBOURS)
     open_rows, count = np.arange(len(rows)), min(_FIRST_NEIGHBOURS, limit)
@@ -144,7 +143,7 @@ def _groups_of(rows: np.ndarray, unit: np.ndarray, index: Any, rule: _Rule) -> n
 
 
 def _search(index: Any, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Search the `count` nearest of each query, by falling similarity, ties by lower row."""
+    """Find the `count` nearest rows of each query, most similar first, ties by lower row."""
     similarity, neighbours = index.search(queries, count)
     similarity = similarity.astype(np.float64).round(_DECIMALS)
     order = np.lexsort((neighbours, -similarity), axis=1)
@@ -152,13 +151,13 @@ def _search(index: Any, queries: np.ndarray, count: int) -> tuple[np.ndarray, np
 
 
 def _choose(rows: np.ndarray, similarity: np.ndarray, neighbours: np.ndarray, rule: _Rule, is_all: bool) -> np.ndarray:
-    """Go down the neighbours of all rows at once and take what the rule allows: `(B, S)`, -1 where too few are left."""
+    """Go down the neighbours of all rows at once and take what the rule allows: `(B, S)`, -1 if too few are left."""
     chosen: np.ndarray = np.full((len(rows), rule.group_size), -1, dtype=np.int64)
     chosen[:, 0] = rows
     taken: np.ndarray = np.ones(len(rows), dtype=np.int64)
     last: np.ndarray = np.full(len(rows), np.inf)
     allowed = (neighbours >= 0) & (neighbours != rows[:, None]) & (similarity < rule.max_similarity)
-    if not is_all:  # a tie at the last neighbour may go on beyond it, where a lower row may stand
+    if not is_all:  # ties of the last neighbour may lie beyond it, with lower rows
         allowed &= similarity > similarity[:, -1:]
     for column in range(similarity.shape[1]):
         is_far = last - similarity[:, column] > rule.min_similarity_gap
@@ -189,12 +188,12 @@ def _as_unit_rows(features: Any) -> np.ndarray:
     """Check the features and scale each row to unit norm, in float32."""
     array = np.ascontiguousarray(features, dtype=np.float32)
     if array.ndim != 2:
-        raise ValueError(f"Expected features of shape (N, D), but found {array.shape}. Pass one row for each image.")
+        raise ValueError(f"The features must be of shape (N, D), one row for each image, but they are {array.shape}.")
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
     if len(bad):
         raise ValueError(
-            f"Expected finite features that are not all zero, but row {bad[0]} is not ({len(bad)} such rows). Leave "
-            "these images out, or encode them again."
+            f"{len(bad)} rows of the features are zero or not finite, the first is row {bad[0]}. Leave these images "
+            "out, or encode them again."
         )
     return array / norms

@@ -1,4 +1,4 @@
-"""Query texts: what an LLM is asked, and what of its answer can be used.
+"""Query texts: what an LLM is asked, and which part of its answer is used.
 
 Paper: Pseudo Triplet Generation, second step: the LLM sees the two captions and writes a short instruction that leads
 from the reference caption to the target caption.
@@ -12,7 +12,7 @@ from typing import Any
 Messages = list[dict[str, Any]]
 """A chat as the OpenAI-compatible APIs take it."""
 
-MAX_WORDS = 40  # longer answers explain or tell a story
+MAX_WORDS = 40  # longer answers explain something or tell a story
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Prompt:
     """How an LLM is asked for a query text.
 
     Args:
-        name (`str`): Kept with each triplet.
-        instruction (`str`): What to do; the system message, or the head of the only message where there are examples.
+        name (`str`): Stored with each triplet.
+        instruction (`str`): What to do; the system message.
         examples (`Sequence[tuple[str, str, str]]`): Worked examples: reference caption, target caption, query text.
     """
 
@@ -35,17 +35,17 @@ class Prompt:
         Args:
             reference_caption (`str`): Caption of the reference image.
             target_caption (`str`): Caption of the target image.
-            image_urls (`Sequence[str]`): Reference and target picture (`data:` or other URLs) for a vision model; it
-                then sees the pictures in place of the captions.
+            image_urls (`Sequence[str]`): Reference and target image (`data:` or other URLs) for a vision model, which
+                sees the images instead of the captions.
         """
         turns: Messages = [{"role": "system", "content": self.instruction}]
         for reference, target, query_text in self.examples:
             turns.append({"role": "user", "content": _question(reference, target)})
             turns.append({"role": "assistant", "content": query_text})
         if image_urls:
-            pictures = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
+            images = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
             text = {"type": "text", "text": "The first picture is the reference, the second the target.\nInstruction:"}
-            turns.append({"role": "user", "content": [*pictures, text]})
+            turns.append({"role": "user", "content": [*images, text]})
         else:
             turns.append({"role": "user", "content": _question(reference_caption, target_caption)})
         return turns
@@ -55,7 +55,8 @@ def _question(reference_caption: str, target_caption: str) -> str:
     return f"Reference caption: {reference_caption}\nTarget caption: {target_caption}\nInstruction:"
 
 
-# Paper: Figure 3 asks GPT-3.5 for a short instruction from one caption to the other; its words are not repeated here.
+# Stored answers belong to the exact words of a prompt: a changed word asks, and pays for, every question again.
+# Paper: Figure 3 asks GPT-3.5 for a short instruction from one caption to the other. These are not its exact words.
 PAPER_PROMPT = Prompt(
     "paper",
     "You are given the captions of two pictures, a reference and a target. Write one short instruction that says how "
@@ -106,7 +107,7 @@ _PROMPT_WORDS = re.compile(
     r"\b(?:reference|target|first|second) (?:caption|picture|image)s?\b|\bcaptions?\s*:", re.IGNORECASE
 )
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
-# What an instruction is framed with: without more than these and the reference's own words, it changes nothing.
+# An instruction that holds only these words and those of the reference caption changes nothing.
 _FRAME_WORDS = set(
     """
     a an and as at be become becomes by change convert for from have in into is it its let make of on please put s so
@@ -128,14 +129,15 @@ def parse_query_text(
 
     Args:
         answer (`str`): As it came.
-        reference_caption (`str`): To recognise an echo.
-        target_caption (`str`): To recognise an echo.
-        example_texts (`Sequence[str]`): The prompt's worked answers, which small models like to repeat.
-        is_cut (`bool`): The answer ended at its longest length.
+        reference_caption (`str`): An answer that repeats it is not used.
+        target_caption (`str`): An answer that repeats it is not used.
+        example_texts (`Sequence[str]`): The prompt's worked answers, which small models tend to repeat.
+        is_cut (`bool`): Whether the answer ended at the maximum length.
 
     Returns:
-        The query text and None, or None and the reason for which the answer cannot be used.
+        `tuple[str | None, str | None]`: The query text and None, or None and what is wrong with the answer.
     """
+    # Paper: does not say how answers were cleaned. These rules are ours.
     answer = _THOUGHTS.sub("", answer)
     text = _first_statement(answer)
     plain = _plain(text)

@@ -1,25 +1,88 @@
-"""Scores of all triplets in blocks, so that a run goes on where it was stopped. T triplets, D width, S scores."""
+"""The stage of the scores, block by block: if a run is killed, the next one resumes. T triplets, D width, S scores."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from .blocks import BlockStore, map_rows
+from ..files import atomic_file
 from .checks import Check
 from .filter import EmbedSentences, cosine
+from .questions import QueryTexts
+from .stages import ImageValues, Workplace
 
 TEXTS = ("reference_caption", "query_text", "target_caption")
 _TEXT_BLOCK, _CHECK_BLOCK = 4096, 256  # rows
+
+
+class ScoreStage:
+    """Score the triplets in language space, and by further checks.
+
+    *Input*: the columns of `QueryTexts`. *Output*: score name -> one value for each pair, None without a query text.
+    """
+
+    def __init__(self, work: Workplace) -> None:
+        self.work = work
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Score name -> lowest value that is kept."""
+        thresholds = {"similarity": self.work.config.threshold}
+        for check in self.work.models.checks:
+            thresholds |= check.thresholds
+        return thresholds
+
+    def run(self, texts: QueryTexts, pairs: np.ndarray) -> dict[str, list[float | None]]:
+        """Compute all scores.
+
+        Args:
+            texts (`QueryTexts`): The query texts of the P pairs.
+            pairs (`np.ndarray` of shape `(P, 2)`): Rows of reference and target in the source.
+        """
+        scores: dict[str, list[float | None]] = {name: [None] * len(pairs) for name in self.thresholds}
+        rows = np.array([row for row, reason in enumerate(texts.reasons) if reason is None], dtype=np.int64)
+        if not len(rows):
+            return scores
+        triplets = {name: [texts.columns[name][row] for row in rows] for name in TEXTS}
+        scoring = Scoring(self.work.directory, triplets, self.work.progress)
+        models, encoder = self.work.models, self.work.config.sentence_encoder
+        found = {"similarity": scoring.similarity(models.embed_sentences, encoder)}
+        for check in models.checks:
+            features, places = self._check_features(check, pairs[rows])
+            found |= dict(zip(check.thresholds, scoring.check(check, features, places).T, strict=True))
+        for name, values in found.items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                scores[name][row] = value
+        return scores
+
+    def _check_features(self, check: Check, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A check's features of all images, `(M, D)`, and the pairs as rows of them, `(T, 2)`."""
+        values = ImageValues(self.work, "check_features", [check.key], lambda: check.encode_images)
+        values.run()
+        features, found = values.vectors()
+        place: np.ndarray = np.full(len(self.work.source.ids), -1, dtype=np.int64)
+        place[found] = np.arange(len(found))
+        places = place[pairs]
+        if (places < 0).any():
+            row = int(pairs[places < 0][0])
+            raise ValueError(
+                f"{type(check).__name__} needs the image {self.work.source.ids[row]}, but it can no longer be read "
+                f"({values.unreadable.get(row)}). Restore it and run the same command again."
+            )
+        return features, places
 
 
 class Scoring:
     """The triplets to score.
 
     Args:
-        work (`Path`): Where blocks are kept.
-        triplets (`dict[str, list[str]]`): The columns of `TEXTS`.
-        progress (`bool`): Show progress bars.
+        work (`Path`): Folder for the blocks.
+        triplets (`dict[str, list[str]]`): The columns of `TEXTS`; at least one triplet.
+        progress (`bool`): Whether to show progress bars.
     """
 
     def __init__(self, work: Path, triplets: dict[str, list[str]], progress: bool) -> None:
@@ -27,60 +90,74 @@ class Scoring:
         self.key = [_digest(triplets[name]) for name in TEXTS]
 
     def similarity(self, embed_sentences: EmbedSentences, name: str) -> np.ndarray:
-        """The language-space similarity, `(T,)`; each caption is embedded once for all.
+        """Compute the language-space similarity, `(T,)`; each distinct caption is embedded once.
 
         Args:
             embed_sentences (`Callable`): Texts -> `(T, D)`.
-            name (`str`): Its name, which tells stored results apart.
+            name (`str`): The model's name; stored results belong to it.
         """
         references, texts, targets = (self.triplets[column] for column in TEXTS)
         captions = sorted({*references, *targets})
         row_of_caption = {caption: row for row, caption in enumerate(captions)}
-        caption_store = BlockStore(self.work / "sentences", [name, _digest(captions)], len(captions), _TEXT_BLOCK)
-        embed = lambda rows: embed_sentences(captions[rows.start : rows.stop])  # noqa: E731
-        map_rows(caption_store, embed, "Caption embeddings", " captions", progress=self.progress)
-        embedded, _ = caption_store.vectors()  # (captions, D)
+        embedded = self._in_blocks(
+            "sentences",
+            [name, _digest(captions)],
+            len(captions),
+            lambda rows: embed_sentences(captions[rows]),
+            "Caption embeddings",
+        )  # (captions, D)
 
-        def score(rows: range) -> list[float]:
-            part = slice(rows.start, rows.stop)
-            different = sorted(set(texts[part]))
-            row_of_text = {text: row for row, text in enumerate(different)}
-            queries = embed_sentences(different)[[row_of_text[text] for text in texts[part]]]  # (T, D)
-            reference, target = (embedded[[row_of_caption[c] for c in side[part]]] for side in (references, targets))
-            return cosine(reference + queries, target).tolist()
+        def score(rows: slice) -> np.ndarray:
+            distinct = sorted(set(texts[rows]))
+            row_of_text = {text: row for row, text in enumerate(distinct)}
+            queries = embed_sentences(distinct)[[row_of_text[text] for text in texts[rows]]]  # (B, D)
+            reference, target = (embedded[[row_of_caption[c] for c in side[rows]]] for side in (references, targets))
+            return cosine(reference + queries, target)
 
-        store = BlockStore(self.work / "similarity", [name, *self.key], len(texts), _TEXT_BLOCK)
-        map_rows(store, score, "Similarities", " triplets", progress=self.progress)
-        return np.array(store.values(), dtype=np.float32)
+        return self._in_blocks("similarity", [name, *self.key], len(texts), score, "Similarities")
 
-    def check(self, check: Check, images: BlockStore, pairs: np.ndarray, source_key: str) -> np.ndarray:
-        """A check's scores, `(T, S)`.
+    def check(self, check: Check, features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Compute a check's scores, `(T, S)`.
 
         Args:
-            check (`Check`): Scores by pictures.
-            images (`BlockStore`): The check's features of the source's images.
-            pairs (`np.ndarray` of shape `(T, 2)`): Rows of reference and target in the source.
-            source_key (`str`): What the images are.
+            check (`Check`): Scores triplets by their images.
+            features (`np.ndarray` of shape `(M, D)`): The check's image features.
+            pairs (`np.ndarray` of shape `(T, 2)`): Rows of reference and target in the features.
         """
-        features, found = images.vectors()  # (M, D)
-        place: np.ndarray = np.full(images.num_rows, -1, dtype=np.int64)
-        place[found] = np.arange(len(found))
-        if (place[pairs] < 0).any():
-            row = int(pairs[place[pairs] < 0][0])
-            raise ValueError(
-                f"Expected features of every triplet's pictures, but image {row} of the source has none "
-                f"({images.reasons().get(row)}). Look at it, then run the same command again."
-            )
 
-        def score(rows: range) -> np.ndarray:
-            part = slice(rows.start, rows.stop)
-            triplets = {name: values[part] for name, values in self.triplets.items()}
-            return check.score(features[place[pairs[part, 0]]], features[place[pairs[part, 1]]], triplets)
+        def score(rows: slice) -> np.ndarray:
+            triplets = {name: values[rows] for name, values in self.triplets.items()}
+            return check.score(features[pairs[rows, 0]], features[pairs[rows, 1]], triplets)
 
-        key = [source_key, check.key, _digest(list(map(str, pairs.tolist()))), *self.key]
-        store = BlockStore(self.work / "check_scores", key, len(pairs), _CHECK_BLOCK)
-        map_rows(store, score, type(check).__name__, " triplets", progress=self.progress)
-        return store.vectors()[0]
+        used, rows = np.unique(pairs, return_inverse=True)
+        key = [check.key, hashlib.sha256(features[used].tobytes() + rows.tobytes()).hexdigest(), *self.key]
+        return self._in_blocks("check_scores", key, len(pairs), score, type(check).__name__, _CHECK_BLOCK)
+
+    def _in_blocks(
+        self,
+        name: str,
+        key: list[Any],
+        num_rows: int,
+        compute: Callable[[slice], np.ndarray],
+        label: str,
+        block_size: int | None = None,
+    ) -> np.ndarray:
+        """Compute the values of N rows, float32, in blocks that are stored; `key` is what they depend on."""
+        size = block_size or _TEXT_BLOCK
+        folder = self.work / name / _digest([json.dumps([key, num_rows, size])])[:16]
+        blocks = {
+            folder / f"block-{number:06d}.npy": slice(start, min(start + size, num_rows))
+            for number, start in enumerate(range(0, num_rows, size))
+        }
+        waiting = {path: rows for path, rows in blocks.items() if not path.exists()}
+        done = num_rows - sum(rows.stop - rows.start for rows in waiting.values())
+        with tqdm(total=num_rows, initial=done, desc=label, unit=" rows", disable=not self.progress) as bar:
+            for path, rows in waiting.items():
+                values = np.asarray(compute(rows), np.float32)
+                with atomic_file(path) as file:
+                    np.save(file, values)
+                bar.update(len(values))
+        return np.concatenate([np.load(path) for path in blocks])
 
 
 def _digest(texts: list[str]) -> str:

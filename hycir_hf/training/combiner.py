@@ -1,7 +1,7 @@
 """CLIP4Cir's combiner: a supervised alternative to the mapper, trained on SynCir's triplets.
 
 Source: Baldrati et al., "Effective conditioned and composed image retrieval combining CLIP-based features", CVPR 2022.
-Paper: remarks that SynCir's triplets train supervised models too.
+The paper notes that SynCir's triplets can train supervised models too.
 """
 
 import torch
@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 
 class CombinerHead(nn.Module, PyTorchModelHubMixin, library_name="hycir_hf", license="apache-2.0"):
-    """An image feature and a text feature to a composed feature.
+    """Combine an image feature and a text feature into a composed feature.
 
-    `save_pretrained` and `from_pretrained` are huggingface_hub's. Search with its result as with composed features:
+    `save_pretrained` and `from_pretrained` are those of huggingface_hub. To search:
     `gallery.search(combiner(image_features, text_features), k=10)`.
 
     Args:
         feature_size (`int`): D, the encoder's joint width.
-        projection_size (`int`, *optional*): Width of the two projections; by default 4 D, CLIP4Cir's.
-        hidden_size (`int`, *optional*): Width of the hidden layers; by default 8 D, CLIP4Cir's.
-        dropout (`float`): CLIP4Cir's 0.5.
+        projection_size (`int`, *optional*): Width of the two projections; by default 4 D, as in CLIP4Cir.
+        hidden_size (`int`, *optional*): Width of the hidden layers; by default 8 D, as in CLIP4Cir.
+        dropout (`float`): Dropout rate (CLIP4Cir: 0.5).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The loss terms of a training (paper: Hybrid training, Eq. 1-3), all on one interface.
 
-A term turns a batch into a `Task`: what the trained part (mapper or combiner) takes, the prompts that its pseudo tokens
-are written into, and the loss on the features that come out. The trainer runs the tasks of all terms together.
+A term turns a batch into a `Task`: the inputs of the trained part (mapper or combiner), the prompts that take its
+pseudo tokens, and the loss on the prompts' features. The trainer runs the tasks of all terms together.
 """
 
 import re
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..losses import contrastive_loss, phrase_loss, projection_loss
+from ..losses import phrase_loss, projection_loss, triplet_loss, zero_shot_loss
+from ..modeling_hycir import HyCIRModel
+from ..processing_hycir import HyCIRProcessor
 from .data.batches import CONCEPT, PHRASE, Batch, ImageBatch
 from .data.texts import split_at_concept
 from .prompts import plain_features
@@ -21,13 +23,13 @@ from .prompts import plain_features
 
 @dataclass
 class Task:
-    """What one term wants of a step; all rows are this process's.
+    """What one term asks of a step. All rows are this process's.
 
     Args:
-        inputs (`tuple[Tensor, ...]`): What the trained part takes, each `(B, D)`.
-        prompts (`Mapping`, *optional*): `input_ids` and `attention_mask`, each `(B, L)`, on the CPU, whose placeholders
-            become the rows' pseudo tokens. Without prompts the trained part's output itself is the features.
-        loss (function): Features `(B, D)` to this process's loss, `()`; the mean over processes is the loss.
+        inputs (`tuple[Tensor, ...]`): Inputs of the trained part, each `(B, D)`.
+        prompts (`Mapping`, *optional*): `input_ids` and `attention_mask`, each `(B, L)`, on the CPU. Their placeholders
+            become the rows' pseudo tokens. Without prompts, the features are the output of the trained part.
+        loss (function): Features `(B, D)` -> this process's loss, `()`. The step's loss is the mean over processes.
         normalize (`bool`): Whether the features are brought to unit norm first.
     """
 
@@ -41,22 +43,22 @@ class Term(Protocol):
     """A loss term."""
 
     stream: str
-    """The batch's part that it reads: "unlabeled", "triplets" or "texts"."""
+    """The part of the batch that it reads: "unlabeled", "triplets" or "texts"."""
 
     def task(self, batch: Batch) -> Task:
-        """What this term wants of a step."""
+        """Return what this term asks of a step."""
 
 
 class _ModelTerm:
-    """A term that reads the frozen encoder and the processor."""
+    """A term that uses the frozen encoder and the processor."""
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: HyCIRModel, processor: HyCIRProcessor) -> None:
         self.model, self.processor = model, processor
 
     def _image_features(self, images: ImageBatch) -> Tensor:
-        """A batch's image features `(B, D)`, not normalised; encoded here unless a cache gave them.
+        """A batch's image features `(B, D)`, not normalised. They are encoded here unless they were stored.
 
-        What was encoded stays with the batch, for the next term that reads it.
+        Encoded features stay with the batch, for the next term that reads it.
         """
         if images.features is None:
             inputs = {name: value.to(self.model.device) for name, value in (images.inputs or {}).items()}
@@ -65,18 +67,18 @@ class _ModelTerm:
         images.features = images.features.to(self.model.device).float()
         return images.features
 
-    def _contrast(self, target_features: Tensor) -> Callable[[Tensor], Tensor]:
-        """The contrastive loss against targets, with negatives from every process."""
+    def _against(self, loss: Callable[..., Tensor], target_features: Tensor) -> Callable[[Tensor], Tensor]:
+        """A loss against these targets, with negatives from all processes."""
         targets = F.normalize(target_features, dim=-1)
-        return lambda features: contrastive_loss(features, targets, self.model.logit_scale, gather=True)
+        return lambda features: loss(features, targets, self.model.logit_scale, gather=True)
 
 
 class ZeroShotTerm(_ModelTerm):
-    """L_ZS (Eq. 1): an image finds its own prompt, "a photo of [$ $ $ $]"."""
+    """L_ZS (Eq. 2): an image finds its own prompt, "a photo of [$ $ $ $]"."""
 
     stream = "unlabeled"
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: HyCIRModel, processor: HyCIRProcessor) -> None:
         super().__init__(model, processor)
         self.prompt = processor(text=[""], return_tensors="pt")
 
@@ -84,11 +86,11 @@ class ZeroShotTerm(_ModelTerm):
         """See `Term.task`."""
         features = self._image_features(_part(batch.unlabeled).images)  # (U, D)
         prompts = {name: value.expand(len(features), -1) for name, value in self.prompt.items()}
-        return Task((features,), prompts, self._contrast(features))
+        return Task((features,), prompts, self._against(zero_shot_loss, features))
 
 
 class TripletTerm(_ModelTerm):
-    """L_triplet (Eq. 2): reference image and query text find the target image."""
+    """L_triplet (Eq. 3): reference image and query text find the target image."""
 
     stream = "triplets"
 
@@ -97,26 +99,29 @@ class TripletTerm(_ModelTerm):
         triplets = _part(batch.triplets)
         references = self._image_features(triplets.references)  # (T, D)
         prompts = self.processor(text=triplets.query_texts, return_tensors="pt")
-        return Task((references,), prompts, self._contrast(self._image_features(triplets.targets)))
+        targets = self._image_features(triplets.targets)
+        return Task((references,), prompts, self._against(triplet_loss, targets))
 
 
 class PhrasesTerm(_ModelTerm):
     """SEARLE's regularisation: in a phrase about the image's concept, its pseudo tokens mean what the word means.
 
     Source: L_gpt of Baldrati et al., "Zero-Shot Composed Image Retrieval with Textual Inversion", ICCV 2023. An image's
-    concept is drawn from the `top_k` that the encoder finds most similar to it ("a photo of a dog"), the phrase from
-    that concept's.
+    concept is drawn from the `top_k` whose prompts ("a photo of a dog") are most similar to the image. The phrase is
+    drawn from the concept's phrases.
 
     Args:
         model (`HyCIRModel`): The model.
         processor (`HyCIRProcessor`): Its processor.
         phrases (`dict[str, list[str]]`): Concept -> phrases that use its word, from `read_phrases`.
-        top_k (`int`): SEARLE's 15.
+        top_k (`int`): Number of concepts to draw from (SEARLE: 15).
     """
 
     stream = "unlabeled"
 
-    def __init__(self, model: Any, processor: Any, phrases: dict[str, list[str]], top_k: int = 15) -> None:
+    def __init__(
+        self, model: HyCIRModel, processor: HyCIRProcessor, phrases: dict[str, list[str]], top_k: int = 15
+    ) -> None:
         super().__init__(model, processor)
         self.phrases, self.concepts, self.top_k = phrases, list(phrases), min(top_k, len(phrases))
         parts = [self.concepts[start : start + 256] for start in range(0, len(self.concepts), 256)]
@@ -145,10 +150,10 @@ class PhrasesTerm(_ModelTerm):
 
 
 class ProjectionTerm(_ModelTerm):
-    """LinCIR's self-masking projection: a text's own feature, as pseudo tokens, replaces its keywords. No images.
+    """LinCIR's self-masking projection: pseudo tokens of a text's own feature replace its keywords. No images.
 
     Source: Gu et al., "Language-only Efficient Training of Zero-shot Composed Image Retrieval", CVPR 2024. LinCIR finds
-    keywords (runs of adjectives and nouns) by a part-of-speech tagger; here they are the runs of words that are no
+    keywords (runs of adjectives and nouns) with a part-of-speech tagger. Here, keywords are runs of words that are not
     function words (`mask_keywords`).
     """
 
@@ -175,7 +180,7 @@ class CombinerTerm(_ModelTerm):
         references = self._image_features(triplets.references)  # (T, D)
         texts = self.processor(text=triplets.query_texts, compose=False)
         inputs = (references, plain_features(self.model, texts, normalize=False))
-        return Task(inputs, None, self._contrast(self._image_features(triplets.targets)))
+        return Task(inputs, None, self._against(triplet_loss, self._image_features(triplets.targets)))
 
 
 _FUNCTION_WORDS = frozenset(
@@ -189,19 +194,19 @@ _FUNCTION_WORDS = frozenset(
     what when where which while who whose why will with within without would you your
     """.split()
 )
-"""Words that are never keywords; LinCIR's own tagger is not needed to tell them."""
+"""Words that are never keywords. They take the place of LinCIR's tagger."""
 
 
 def mask_keywords(text: str) -> list[str]:
-    """Split a text at its keywords: the pieces between them, one more than there are runs of keywords.
+    """Split a text at its runs of keywords. There is one piece more than there are runs.
 
     A text without keywords gets its pseudo tokens at its end.
 
     Args:
-        text (`str`): "a cat sits on the mat".
+        text (`str`): For example "a cat sits on the mat".
 
     Returns:
-        `list[str]`: `["a", "on the", ""]`; pseudo tokens go between the pieces.
+        `list[str]`: `["a", "on the", ""]`. Pseudo tokens go between the pieces.
     """
     pieces, is_after_keyword = [""], False
     for word in re.findall(r"[\w'’-]+|[^\w\s]", text):
@@ -216,5 +221,5 @@ def mask_keywords(text: str) -> list[str]:
 
 def _part(part: Any) -> Any:
     if part is None:
-        raise ValueError("Expected a batch with the part that the term reads, but it has none. Give its stream.")
+        raise ValueError("The batch does not have the part that the objective's term reads. Open its stream.")
     return part

@@ -1,7 +1,7 @@
-"""The text side of a training step, without work that gives nothing.
+"""The text side of a training step, without useless work.
 
-Prompts are sorted by length and cut to their group's longest. Where the encoder is causal (CLIP), the words that all of
-them begin with ("a photo of") go through it once: their keys and values are the same in every prompt and step.
+Prompts are sorted by length, and each group is cut to its longest prompt. If the encoder is causal (CLIP), the words
+that all prompts begin with ("a photo of") are encoded once: their keys and values never change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,27 +13,29 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from ..modeling_hycir import HyCIRModel
+
 _CAUSAL_ENCODERS = ("clip", "metaclip_2")
 _ATTENTION = "hycir_prefix"
 NUM_LENGTH_GROUPS = 4  # without chunks: more groups pad less, but make smaller matrices
 
 
 class PromptEncoder:
-    """Composed features of many prompts from their pseudo tokens, in groups of like length.
+    """Composed features of many prompts from their pseudo tokens, in groups of similar length.
 
     Args:
-        model (`HyCIRModel`): Its text encoder is used, frozen.
-        chunk_size (`int`, *optional*): The largest group; by default `NUM_LENGTH_GROUPS` groups.
-        reuse_prefix (`bool`): Whether to compute the prompts' common beginning once. Only for causal encoders.
+        model (`HyCIRModel`): The model. Its text encoder is frozen.
+        chunk_size (`int`, *optional*): Size of the largest group. By default there are `NUM_LENGTH_GROUPS` groups.
+        reuse_prefix (`bool`): Whether to encode the prompts' common beginning once. Only causal encoders can.
     """
 
-    def __init__(self, model: Any, chunk_size: int | None = None, reuse_prefix: bool = True) -> None:
+    def __init__(self, model: HyCIRModel, chunk_size: int | None = None, reuse_prefix: bool = True) -> None:
         self.model, self.chunk_size = model, chunk_size
         self.can_reuse_prefix = reuse_prefix and model.config.encoder_config.model_type in _CAUSAL_ENCODERS
         self._prefixes: dict[Any, _Prefix] = {}
 
     def groups(self, prompts: Mapping[str, Tensor]) -> list[Tensor]:
-        """Split prompts into row numbers of like length, shortest first; a group is at most `chunk_size`."""
+        """Split the row numbers of prompts into groups of similar length, shortest first, of at most `chunk_size`."""
         lengths = _lengths(prompts)
         count = NUM_LENGTH_GROUPS if self.chunk_size is None else -(-len(lengths) // self.chunk_size)
         if lengths.min() == lengths.max() and self.chunk_size is None:
@@ -46,8 +48,8 @@ class PromptEncoder:
 
         Args:
             prompts (`Mapping`): `input_ids` `(B, L)` and perhaps `attention_mask`, on the CPU.
-            pseudo_tokens (`torch.FloatTensor` of shape `(B, K, H)`): Each row's, written at all its placeholders.
-            rows (`torch.LongTensor` of shape `(R,)`): Which of them.
+            pseudo_tokens (`torch.FloatTensor` of shape `(B, K, H)`): They take the place of the row's placeholders.
+            rows (`torch.LongTensor` of shape `(R,)`): The rows to encode.
             normalize (`bool`): Whether to bring the features to unit norm.
 
         Returns:
@@ -78,14 +80,14 @@ class PromptEncoder:
         return self.model.encoder.text_model
 
     def _num_shared(self, ids: Tensor, is_placeholder: Tensor) -> int:
-        """How many first tokens all rows share, before any placeholder and never the whole prompt."""
+        """Count the first tokens that all rows share: none after a placeholder, and never the whole prompt."""
         if not self.can_reuse_prefix or len(ids) == 1:
             return 0
         is_shared = (ids == ids[:1]).all(0) & ~is_placeholder.any(0)  # (L,)
         return int(is_shared[:-1].cumprod(0).sum()) if is_placeholder.any() else 0
 
     def _prefix(self, ids: Tensor) -> "_Prefix":
-        """The keys and values of a prompt's beginning, `(1, P)`, computed when it is first met."""
+        """The keys and values of a prompt's beginning, `(1, P)`. They are computed once."""
         device = ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (tuple(ids[0].tolist()), dtype)
@@ -98,7 +100,7 @@ class PromptEncoder:
         return self._prefixes[key]
 
 
-def plain_features(model: Any, prompts: Mapping[str, Tensor], normalize: bool = True) -> Tensor:
+def plain_features(model: HyCIRModel, prompts: Mapping[str, Tensor], normalize: bool = True) -> Tensor:
     """Encode plain texts without gradient: `(B, D)`, float32."""
     with torch.no_grad():
         inputs = {name: value.to(model.device) for name, value in prompts.items()}
@@ -106,14 +108,14 @@ def plain_features(model: Any, prompts: Mapping[str, Tensor], normalize: bool = 
 
 
 def _lengths(prompts: Mapping[str, Tensor]) -> Tensor:
-    """Tokens of each prompt, `(B,)`; without a mask (SigLIP) all are of full length."""
+    """Number of tokens of each prompt, `(B,)`. Without a mask (SigLIP) all have the full length."""
     if "attention_mask" in prompts:
         return prompts["attention_mask"].sum(1)
     return torch.full((len(prompts["input_ids"]),), prompts["input_ids"].shape[1])
 
 
 class _Prefix:
-    """A prompt's beginning of P tokens: the keys and values of every layer, each `(1, heads, P, width)`."""
+    """A prompt's first P tokens: keys and values of every layer, each `(1, heads, P, width)`."""
 
     def __init__(self, length: int) -> None:
         self.length, self.is_recorded = length, False
@@ -122,7 +124,7 @@ class _Prefix:
 
 @contextmanager
 def _after_prefix(text_model: Any, prefix: _Prefix) -> Iterator[None]:
-    """Let the text encoder read its input as what follows a prefix; the first time, as the prefix itself."""
+    """Let the text encoder read its input as the continuation of a prefix; the first time, as the prefix itself."""
     start = prefix.length if prefix.is_recorded else 0
 
     def shift(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -150,9 +152,9 @@ def _prefix_attention(
     prefix: _Prefix,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention to a prefix and to what follows it.
+    """Causal attention to a prefix and its continuation.
 
-    Rows are padded at their end only and pooled before the padding, so no mask for it is needed.
+    The padding needs no mask: it is at the end of the rows, and they are pooled before it.
     """
     if prefix.is_recorded:
         first_keys, first_values = prefix.layers[id(module)]

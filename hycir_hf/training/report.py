@@ -1,15 +1,19 @@
-"""What a training leaves behind: the model's folder with its card, curves, settings and state."""
+"""What a training run leaves in the model's folder: card, curves, settings and state."""
 
 import dataclasses
-import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import ModelCardData
 
+from ..files import read_record, write_json, write_text
+from ..names import is_hub_id
+from ..reports.cards import TAGS
+from ..reports.render import render
 from .arguments import HybridTrainingArguments
 
 STATE_NAME = "trainer_state.json"
@@ -17,16 +21,17 @@ STATE_NAME = "trainer_state.json"
 
 @dataclass
 class TrainingState:
-    """Where a training stands; `trainer_state.json` and every checkpoint hold it.
+    """How far a training run is; `trainer_state.json` and every checkpoint hold it.
 
     Args:
         step (`int`): Steps done.
-        log (`list[dict]`): Entries of "step" and figures: losses, learning rate, samples a second, "validation/...".
-        best_metric (`float`, *optional*): The best validation's metric.
+        log (`list[dict]`): Entries of "step" and figures: losses, learning rate, samples per second,
+            "validation/...".
+        best_metric (`float`, *optional*): The metric of the best validation.
         best_step (`int`, *optional*): Its step.
-        validations_without_better (`int`): Validations since then.
-        num_broken (`int`): Pictures that could not be read, over all processes.
-        streams (`dict`): Where streams read in order stand.
+        validations_without_better (`int`): Number of validations since then.
+        num_broken (`int`): Images that could not be read, over all processes.
+        streams (`dict`): Positions of the streams that are read in order.
     """
 
     step: int = 0
@@ -39,11 +44,11 @@ class TrainingState:
 
 
 def read_result(folder: Path) -> tuple[TrainingState, dict[str, Any]] | None:
-    """State and settings of a finished training's model folder, or `None`."""
+    """Read state and settings from the model folder of a finished training run, or return None."""
     path = folder / STATE_NAME
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_record(path, {"state": dict, "settings": dict}, remedy="Train again into another folder.")
     return TrainingState(**found["state"]), found["settings"]
 
 
@@ -52,17 +57,15 @@ def write_report(folder: Path, arguments: HybridTrainingArguments, state: Traini
 
     Args:
         folder (`Path`): The model's.
-        arguments (`HybridTrainingArguments`): Every setting as it was used; `training_config.yaml` trains it again.
-        state (`TrainingState`): The training's.
-        settings (`dict`): Those of the settings that a resumption must share.
+        arguments (`HybridTrainingArguments`): Every setting as it was used. `hycir train --config
+            training_config.yaml` repeats the run.
+        state (`TrainingState`): The state at the end.
+        settings (`dict`): The settings that a resumed run must share.
     """
-    import yaml
-
-    (folder / "training_config.yaml").write_text(yaml.safe_dump(arguments.to_dict(), sort_keys=False), encoding="utf-8")
-    record = {"state": dataclasses.asdict(state), "settings": settings}
-    (folder / STATE_NAME).write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_text(folder / "training_config.yaml", yaml.safe_dump(arguments.to_dict(), sort_keys=False))
+    write_json(folder / STATE_NAME, {"state": dataclasses.asdict(state), "settings": settings})
     draw_curves(state.log, folder / "curves.png")
-    _card(arguments, state).save(folder / "README.md")
+    write_text(folder / "README.md", _card(arguments, state))
 
 
 def draw_curves(log: list[dict[str, float]], path: Path) -> None:
@@ -91,9 +94,9 @@ def draw_curves(log: list[dict[str, float]], path: Path) -> None:
 
 
 def save_model(model: Any, processor: Any, folder: Path, save_encoder: bool) -> None:
-    """Save model and processor; the mapper alone, naming its encoder, unless `save_encoder`.
+    """Save model and processor; without `save_encoder`, only the mapper and the encoder's name.
 
-    A local encoder is named relative to the folder, so that both can be moved together.
+    A local encoder is named by its path relative to the folder, so that both can be moved together.
     """
     named = model.config.encoder_name_or_path
     if named and Path(named).is_dir():
@@ -105,52 +108,29 @@ def save_model(model: Any, processor: Any, folder: Path, save_encoder: bool) -> 
     processor.save_pretrained(folder)
 
 
-def _card(arguments: HybridTrainingArguments, state: TrainingState) -> ModelCard:
-    """The model card: what was trained on what, how it came out, how to use it."""
-    data = ModelCardData(
-        library_name="hycir_hf",
-        base_model=arguments.encoder if arguments.encoder and not Path(arguments.encoder).exists() else None,
-        tags=["composed-image-retrieval", "hycir"],
-    )
-    is_combiner = "combiner" in arguments.terms
-    use = (
-        "from hycir_hf.training import CombinerHead\n\ncombiner = CombinerHead.from_pretrained(folder)"
-        if is_combiner
-        else "from hycir_hf import HyCIRModel, HyCIRProcessor\n\nmodel = HyCIRModel.from_pretrained(folder)\n"
-        "processor = HyCIRProcessor.from_pretrained(folder)"
-    )
+def _card(arguments: HybridTrainingArguments, state: TrainingState) -> str:
+    """The model card: what was trained on what, the last figures, how to use it."""
     sources = [name for name in ("unlabeled", "unlabeled_features", "triplets", "texts") if getattr(arguments, name)]
-    rows = [
-        ("encoder (frozen)", arguments.encoder or arguments.model),
-        ("objective", arguments.objective),
-        *((name.replace("_", " "), Path(str(getattr(arguments, name))).name) for name in sources),
-        ("steps", state.step),
-        ("optimizer", f"{arguments.optimizer}, learning rate {arguments.learning_rate:g}, {arguments.schedule}"),
-        ("seed", arguments.seed),
-    ]
-    figures = _last_figures(state.log, "validation/")
-    losses = _last_figures(state.log, "")
-    lines = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {'Combiner' if is_combiner else 'Mapper'} for composed image retrieval\n",
-        "Trained by hycir_hf ([HyCIR](https://arxiv.org/abs/2407.05795)): a reference image and a text find the "
-        f"picture that is meant.\n\n```python\n{use}\n```\n",
-        "## Training\n\n| | |\n|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows),
-        "\nAll settings: `training_config.yaml`. Log: `trainer_state.json`.\n\n![curves](curves.png)\n",
-        "## Results\n",
-        "| figure | last value |\n|---|---|",
-        *(f"| {name.removeprefix('validation/')} | {value:.4g} |" for name, value in {**losses, **figures}.items()),
-    ]
-    return ModelCard("\n".join(lines) + "\n")
+    settings = {
+        "encoder (frozen)": arguments.encoder or arguments.model,
+        "objective": arguments.objective,
+        **{name.replace("_", " "): Path(str(getattr(arguments, name))).name for name in sources},
+        "steps": state.step,
+        "optimizer": f"{arguments.optimizer}, learning rate {arguments.learning_rate:g}, {arguments.schedule}",
+        "seed": arguments.seed,
+    }
+    base_model = arguments.encoder if is_hub_id(arguments.encoder) else None
+    return render(
+        "training_card.md",
+        metadata=ModelCardData(library_name="hycir_hf", base_model=base_model, tags=TAGS).to_yaml(),
+        is_combiner="combiner" in arguments.terms,
+        settings=settings,
+        figures=_last_figures(state.log),
+    )
 
 
-def _last_figures(log: list[dict[str, float]], prefix: str) -> dict[str, float]:
-    """The last value of each loss (no prefix) or validation figure."""
-    found: dict[str, float] = {}
+def _last_figures(log: list[dict[str, float]]) -> dict[str, float]:
+    """The last value of each loss, then of each validation figure."""
     left_out = ("step", "samples_per_second", "learning_rate")
-    for entry in log:
-        is_validation = any(name.startswith("validation/") for name in entry)
-        if is_validation == bool(prefix):
-            found |= {name: value for name, value in entry.items() if name not in left_out}
-    return found
+    found = {name: value for entry in log for name, value in entry.items() if name not in left_out}
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith("validation/")))

@@ -1,4 +1,4 @@
-"""Questions to an LLM and the answers that came: each is on disk before it is used, and none is asked for twice."""
+"""Questions to an LLM and its stored answers: each answer is saved before it is used, and never paid for twice."""
 
 import hashlib
 import json
@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from tqdm import tqdm
 
+from ...files import write_json
+from ...formats import ANSWERS
 from ..query_texts import Messages
 
 logger = logging.getLogger(__name__)
 
+_FORMAT_FILE = "format.json"
+
 
 @dataclass(frozen=True)
 class Question:
-    """One chat, and the key under which its answer is kept: model, messages and parameters.
+    """One chat, and the key of its stored answer.
 
     Args:
-        key (`str`): Hexadecimal.
-        make_messages (`Callable`): Makes the messages; pictures are read only when the question is asked.
+        key (`str`): Hexadecimal; made from model, parameters and messages.
+        make_messages (`Callable`): Makes the messages; images are read only when the question is asked.
     """
 
     key: str
@@ -38,7 +42,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the LLM wrote, the tokens that were counted for it, and whether it was cut off at the longest length."""
+    """What the LLM wrote.
+
+    Args:
+        text (`str`): As it came.
+        prompt_tokens (`int`): Counted by the endpoint; 0 if unknown.
+        completion_tokens (`int`): Counted by the endpoint; 0 if unknown.
+        is_cut (`bool`): Whether the answer ended at the maximum length.
+    """
 
     text: str
     prompt_tokens: int = 0
@@ -54,11 +65,12 @@ class Failure:
 
 
 class Generator(Protocol):
-    """Whatever answers questions: an endpoint, a batch service, or a model in the process.
+    """Anything that answers questions: an endpoint, a Batch API, or a model in this process.
 
-    `name` and `parameters` are part of the questions' keys, `pool_size` says how many questions are answered together
-    (1 where each stands alone). Answers may come in any order; each is yielded as soon as it is there, since it is
-    only then that it is kept.
+    Attributes:
+        name (`str`): The model's name; part of the questions' keys.
+        parameters (`dict`): The model's parameters; part of the questions' keys.
+        pool_size (`int`): How many questions are answered together; 1 if each is answered on its own.
     """
 
     name: str
@@ -66,7 +78,7 @@ class Generator(Protocol):
     pool_size: int
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Answer the questions, each once."""
+        """Answer each question once, in any order. Yield each answer at once: it is stored only then."""
 
 
 def make_question(
@@ -76,8 +88,8 @@ def make_question(
 
     Args:
         generator (`Generator`): Its name and parameters are part of the key.
-        messages (`list[dict]`): What the key stands for.
-        make_messages (`Callable`, *optional*): Makes what is sent, where that is not what the key is made of.
+        messages (`list[dict]`): The key is made from them.
+        make_messages (`Callable`, *optional*): Makes the messages that are sent; by default `messages` are.
     """
     content = json.dumps([generator.name, generator.parameters, messages], sort_keys=True, ensure_ascii=False)
     key = hashlib.sha256(content.encode("utf-8", errors="backslashreplace")).hexdigest()[:32]
@@ -85,21 +97,34 @@ def make_question(
 
 
 class AnswerStore:
-    """Answers by key, in append-only files: one line each, one file for each process that ever wrote.
+    """Answers by key, in append-only files: one answer per line, one file per process that ever wrote.
+
+    Use it as a context manager to write: leaving it syncs and closes the file.
 
     Args:
-        directory (`Path`): Made where it is missing; several processes may use it at once.
+        directory (`Path`): Created when the first answer is added; several processes may use it at once.
+
+    Raises:
+        ValueError: If a newer version of the package wrote it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._answers: dict[str, Answer] = {}
-        self._file: Any = None
+        self._file: IO[bytes] | None = None
+        if (directory / _FORMAT_FILE).is_file():
+            ANSWERS.read(directory / _FORMAT_FILE)
         for path in sorted(directory.glob("answers-*.jsonl")):
             self._read(path)
 
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _read(self, path: Path) -> None:
-        """Read a file; a line that was cut off by a crash is left out."""
+        """Read a file; a line that a crash cut off is skipped."""
         damaged = 0
         with path.open("rb") as file:
             for line in file:
@@ -110,7 +135,7 @@ class AnswerStore:
                 except (ValueError, KeyError, TypeError, AttributeError):
                     damaged += 1
         if damaged:
-            logger.warning("%s: %d lines hold no whole answer; those will be asked again.", path, damaged)
+            logger.warning("%s: %d lines hold no whole answer. Their questions are asked again.", path, damaged)
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
@@ -121,12 +146,17 @@ class AnswerStore:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def get(self, key: str) -> Answer | None:
+        """The answer to a question, if there is one."""
+        return self._answers.get(key)
+
     def add(self, key: str, answer: Answer) -> None:
-        """Write an answer to disk, then keep it; the first answer to a question stays."""
+        """Write an answer to disk; if there is one already, it stays."""
         if key in self._answers:
             return
         if self._file is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not (self.directory / _FORMAT_FILE).is_file():
+                write_json(self.directory / _FORMAT_FILE, ANSWERS.header())
             self._file = (self.directory / f"answers-{secrets.token_hex(8)}.jsonl").open("ab")
         line = json.dumps({"key": key, **asdict(answer)}, ensure_ascii=False) + "\n"
         self._file.write(line.encode("utf-8", errors="backslashreplace"))
@@ -142,22 +172,22 @@ class AnswerStore:
 
 
 def unanswered(questions: Iterable[Question], store: AnswerStore, pool_size: int = 1) -> Iterator[Question]:
-    """Go through the different questions that the store has no answer to.
+    """Go through the distinct questions that the store has no answer to.
 
     Args:
-        questions (`Iterable[Question]`): All of them, in a fixed order.
-        store (`AnswerStore`): What has been answered.
-        pool_size (`int`): Questions that are answered together: a pool with an unanswered one comes whole, so that a
-            model in the process sees the batches of an uninterrupted run.
+        questions (`Iterable[Question]`): All questions, in a fixed order.
+        store (`AnswerStore`): The stored answers.
+        pool_size (`int`): How many questions are answered together. A pool with an unanswered question comes whole, so
+            that a model in this process sees the same batches as in an uninterrupted run.
     """
-    different = first_of_each(questions)
-    while pool := list(islice(different, pool_size)):
+    distinct = first_of_each(questions)
+    while pool := list(islice(distinct, pool_size)):
         if any(question.key not in store for question in pool):
             yield from pool
 
 
 def first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
-    """Go through the different questions, in the order in which each comes first."""
+    """Go through the distinct questions, in the order in which each comes first."""
     seen: set[str] = set()
     for question in questions:
         if question.key not in seen:
@@ -166,35 +196,31 @@ def first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
 
 
 def answer_prompts(generator: Generator, prompts: Sequence[str], directory: Path) -> list[str]:
-    """Ask a generator each prompt as a chat of one message; answers are kept, and none is asked for twice.
+    """Ask a generator each prompt as a chat of one message. Answers are stored, and no prompt is asked twice.
 
     Args:
-        generator (`Generator`): An endpoint or a model in the process.
+        generator (`Generator`): An endpoint or a model in this process.
         prompts (`Sequence[str]`): Equal ones are asked once.
-        directory (`Path`): Of the answers.
+        directory (`Path`): Folder of the answers.
 
     Returns:
         `list[str]`: What the LLM wrote to each prompt.
 
     Raises:
-        ValueError: If a prompt got no answer; those that came are kept.
+        ValueError: If a prompt got no answer; the answers that came are stored.
     """
     questions = [make_question(generator, [{"role": "user", "content": prompt}]) for prompt in prompts]
-    store = AnswerStore(directory)
     reasons: list[str] = []
-    try:
-        for question, outcome in tqdm(
-            generator(unanswered(questions, store, generator.pool_size)), desc="Answers", unit=" calls"
-        ):
+    with AnswerStore(directory) as store:
+        open_questions = unanswered(questions, store, generator.pool_size)
+        for question, outcome in tqdm(generator(open_questions), desc="Answers", unit=" calls"):
             if isinstance(outcome, Failure):
                 reasons.append(outcome.reason)
             else:
                 store.add(question.key, outcome)
-    finally:
-        store.close()
     if reasons:
         raise ValueError(
-            f"Expected an answer to each prompt, but {len(reasons)} got none ({reasons[0]}). Run the same command "
-            "again: the answers that came are kept."
+            f"{len(reasons)} prompts got no answer (the first: {reasons[0]}). The other answers are stored. Run the "
+            "same command again."
         )
     return [store[question.key].text for question in questions]

@@ -1,11 +1,12 @@
 """Asking an LLM behind an OpenAI-compatible API: many calls at once, or the Batch API.
 
-The key comes from the environment only and is never written or logged.
+The API key comes from the environment only. It is never written or logged.
 """
 
 import asyncio
 import email.utils
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -24,12 +25,12 @@ logger = logging.getLogger(__name__)
 KEY_VARIABLE = "OPENAI_API_KEY"
 _FIRST_DELAY, _MAX_DELAY, _MAX_RETRY_AFTER = 0.5, 60.0, 600.0  # seconds
 _MAX_FAILURES_IN_A_ROW = 50
-_BATCH_SIZE, _BATCH_BYTES = 20_000, 100_000_000  # of a batch file; the API allows 50,000 requests and 200 MB
+_BATCH_SIZE, _BATCH_BYTES = 20_000, 100_000_000  # requests and bytes of a batch file; the API allows 50,000 and 200 MB
 _BATCH_OVER = ("completed", "failed", "expired", "cancelled")
 
 
 class _Api:
-    """What both ways of asking share: the model, its parameters and the endpoint."""
+    """What both generators share: the model, its parameters and the endpoint."""
 
     pool_size = 1
 
@@ -42,19 +43,13 @@ class _Api:
         key = os.environ.get(KEY_VARIABLE)
         if not key and not self.base_url:
             raise ValueError(
-                f"Expected the API key in the environment variable {KEY_VARIABLE}, but it is not set. Set it, or give "
-                "base_url for an endpoint of your own."
+                f"The environment variable {KEY_VARIABLE} is not set. Set it to your API key, or give base_url for an "
+                "endpoint of your own."
             )
         return key or "none"
 
     def _client(self, kind: str, **options: Any) -> Any:
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError(
-                "Asking an LLM needs the package openai. Install it with pip install 'hycir_hf[syncir]'."
-            ) from error
-        return getattr(openai, kind)(base_url=self.base_url, api_key=self._key(), **options)
+        return getattr(_openai(), kind)(base_url=self.base_url, api_key=self._key(), **options)
 
     def _hide_key(self, text: str) -> str:
         key = os.environ.get(KEY_VARIABLE)
@@ -64,24 +59,24 @@ class _Api:
         place = self.base_url or "the OpenAI API"
         reason = self._hide_key(" ".join(str(error).split()))
         return ValueError(
-            f"Expected {place} to accept the key and the model {self.name!r}, but it answered: {reason}. Correct "
-            f"{KEY_VARIABLE}, model or base_url, then run the same command again; answers that came are kept."
+            f"{place} refused the request for the model {self.name!r}: {reason}. Correct {KEY_VARIABLE}, llm or "
+            "base_url and run the same command again. The answers that came are stored."
         )
 
 
 class ChatGenerator(_Api):
-    """Chat completions, `concurrency` at once; retries on 429, 5xx, time-outs and answers that cannot be read.
+    """Chat completions, many at once. Retries on 429, 5xx, time-outs and answers that cannot be read.
 
     Args:
         model (`str`): The API's name of the model.
         base_url (`str`, *optional*): Any OpenAI-compatible endpoint; OpenAI's own by default.
-        concurrency (`int`): Calls under way at once.
+        concurrency (`int`): Number of calls at once.
         timeout (`float`): Seconds for one call.
-        max_attempts (`int`): Calls for one question before it is given up for this run.
+        max_attempts (`int`): Number of calls for one question before this run gives it up.
         parameters: Sent with each call: `temperature`, `max_tokens` ...
 
     Raises:
-        ValueError: While answering, if key, model or quota are refused, or nothing is answered any more.
+        ValueError: While answering, if key, model or quota are refused, or the endpoint stops answering.
     """
 
     def __init__(
@@ -98,7 +93,7 @@ class ChatGenerator(_Api):
         self.concurrency, self.timeout, self.max_attempts = concurrency, timeout, max_attempts
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Answer the questions, in the order in which the answers come."""
+        """Answer the questions; answers come in any order."""
         waiting = iter(questions)
         client = self._client("AsyncOpenAI", timeout=self.timeout, max_retries=0)
         calls: set[asyncio.Task] = set()
@@ -111,7 +106,7 @@ class ChatGenerator(_Api):
             calls.difference_update(done)
             return done
 
-        # In a thread of its own: where this is called, a notebook's loop may be running.
+        # In a thread of its own: the caller may be a notebook, which has a running loop.
         with ThreadPoolExecutor(1, "hycir-chat") as thread:
             try:
                 while done := thread.submit(loop.run_until_complete, next_answers()).result():
@@ -120,22 +115,21 @@ class ChatGenerator(_Api):
                         yield question, outcome
                         if isinstance(outcome, Failure) and failures >= _MAX_FAILURES_IN_A_ROW:
                             raise ValueError(
-                                f"Expected answers from {self.base_url or 'the OpenAI API'}, but the last {failures} "
-                                f"questions got none ({outcome.reason}). Run the same command again when it answers."
+                                f"{self.base_url or 'The OpenAI API'} answered none of the last {failures} questions "
+                                f"({outcome.reason}). Run the same command again when it works."
                             )
             finally:
-                loop.call_soon_threadsafe(loop.stop)  # Ctrl-C comes while the thread still waits
+                loop.call_soon_threadsafe(loop.stop)  # at Ctrl-C the thread is still waiting
                 thread.submit(_end, loop, calls, client).result()
 
     async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
         """Ask until there is an answer, or the attempts are used up."""
-        import openai
-
+        openai = _openai()
         reason = ""
         for attempt in range(self.max_attempts):
             delay = 0.0
             try:
-                messages = await asyncio.to_thread(question.make_messages)  # may read pictures
+                messages = await asyncio.to_thread(question.make_messages)  # may read images
                 call = client.chat.completions.create(model=self.name, messages=messages, **self.parameters)
                 return question, _answer_of(await asyncio.wait_for(call, self.timeout))
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
@@ -145,7 +139,7 @@ class ChatGenerator(_Api):
                     raise self._stop(error) from error
                 reason = f"HTTP {error.status_code}"
                 if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
-                    said = error.response.text or str(error)  # servers differ in where they put the reason
+                    said = error.response.text or str(error)  # servers put the reason in different places
                     return question, Failure(self._hide_key(f"{reason}: {' '.join(said.split())[:200]}"))
                 delay = _retry_after(error.response.headers)
             except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
@@ -159,23 +153,23 @@ class ChatGenerator(_Api):
 
 
 def _end(loop: asyncio.AbstractEventLoop, calls: set[asyncio.Task], client: Any) -> None:
-    """Cancel what is under way and close the loop."""
+    """Cancel the calls that are running, and close the loop."""
 
     async def end() -> None:
-        tasks = calls | asyncio.all_tasks() - {asyncio.current_task()}  # those that ended unread too
+        tasks = calls | asyncio.all_tasks() - {asyncio.current_task()}  # also those that ended but were not read
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await client.close()
 
-    with suppress(RuntimeError):  # a stop that came too late to be needed
+    with suppress(RuntimeError):  # the loop had already stopped
         loop.run_until_complete(asyncio.sleep(0))
     loop.run_until_complete(end())
     loop.close()
 
 
 def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer | Failure]]:
-    """Results of finished calls; one that was refused raises after the others' answers are out."""
+    """Give out the results of finished calls; a refused call raises only after the answers of the others."""
     for call in sorted(calls, key=lambda call: call.exception() is not None):
         yield call.result()
 
@@ -183,13 +177,13 @@ def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer 
 class BatchGenerator(_Api):
     """The Batch API: half the price, answers within a day.
 
-    Batches carry a tag of model and parameters in their metadata. A run first collects what earlier batches of its tag
-    answered, and submits only what is then left: one that was cut short pays for nothing twice.
+    Each batch carries a tag of model and parameters in its metadata. A run first collects the answers of earlier
+    batches with its tag and then submits the questions that are left. So an interrupted run pays for nothing twice.
 
     Args:
         model (`str`): The API's name of the model.
         base_url (`str`, *optional*): Any endpoint with a Batch API; OpenAI's own by default.
-        poll_seconds (`float`): Between two looks at a batch.
+        poll_seconds (`float`): Seconds between two requests for a batch's state.
         parameters: Sent with each request: `temperature`, `max_tokens` ...
     """
 
@@ -201,9 +195,8 @@ class BatchGenerator(_Api):
         self._tag = hashlib.sha256(json.dumps([model, parameters], sort_keys=True).encode()).hexdigest()[:32]
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Answer the questions, batch by batch; holds all of them in memory."""
-        import openai
-
+        """Answer the questions, batch by batch; all of them are held in memory."""
+        openai = _openai()
         waiting = {question.key: question for question in questions}
         with self._client("OpenAI", max_retries=8) as client:
             try:
@@ -221,7 +214,7 @@ class BatchGenerator(_Api):
     def _collect_earlier(
         self, client: Any, batch: Any, waiting: dict[str, Question]
     ) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Take from an earlier batch the answers that are wanted; others' batches are not waited for."""
+        """Take the wanted answers from an earlier batch; a batch of other questions is not waited for."""
         if batch.status in ("failed", "cancelled") or not batch.input_file_id:
             return
         asked = {json.loads(line)["custom_id"] for line in _lines(client, batch.input_file_id)}
@@ -232,7 +225,7 @@ class BatchGenerator(_Api):
                 yield waiting.pop(key), outcome
 
     def _files(self, waiting: dict[str, Question]) -> Iterator[tuple[list[str], list[str]]]:
-        """Cut the questions into files: keys and lines."""
+        """Split the questions into files: the keys and lines of each."""
         keys: list[str] = []
         lines: list[str] = []
         size = 0
@@ -252,7 +245,7 @@ class BatchGenerator(_Api):
     def _submit(self, client: Any, lines: list[str]) -> str:
         content = "".join(lines).encode()
         file = client.files.create(file=("questions.jsonl", content), purpose="batch")
-        once = client.with_options(max_retries=0)  # a second try could make a second batch; the next run finds this one
+        once = client.with_options(max_retries=0)  # a retry could make, and bill, a second batch
         return once.batches.create(
             input_file_id=file.id,
             endpoint="/v1/chat/completions",
@@ -275,7 +268,7 @@ class BatchGenerator(_Api):
 
 
 def _lines(client: Any, file_id: str) -> list[str]:
-    """A file's lines; `splitlines` would also cut at the rarer line ends inside an answer."""
+    """A file's lines; `splitlines` would also split at the rarer line ends inside an answer."""
     return [line for line in client.files.content(file_id).text.split("\n") if line]
 
 
@@ -283,16 +276,14 @@ def _batch_outcome(record: dict[str, Any]) -> Answer | Failure:
     response = record.get("response") or {}
     if response.get("status_code") != 200:
         return Failure(f"HTTP {response.get('status_code')}: {json.dumps(record.get('error'))[:200]}")
-    from openai.types.chat import ChatCompletion
-
     try:
-        return _answer_of(ChatCompletion.model_validate(response["body"]))
+        return _answer_of(_openai().types.chat.ChatCompletion.model_validate(response["body"]))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         return Failure(f"unreadable answer ({type(error).__name__})")
 
 
 def _answer_of(completion: Any) -> Answer:
-    """Read a chat completion; raises if it is none. A refusal is an answer too: asked again, it is paid again."""
+    """Read a chat completion; raises if it is none. A refusal counts as an answer: to ask again would cost again."""
     choice = completion.choices[0]
     said = choice.message.content or getattr(choice.message, "refusal", None) or ""
     if not isinstance(said, str):
@@ -304,7 +295,7 @@ def _answer_of(completion: Any) -> Answer:
 
 
 def _retry_after(headers: Any) -> float:
-    """Seconds that the server asks to wait for; 0 where it does not say."""
+    """How many seconds the server asks us to wait; 0 if it does not say."""
     value = headers.get("retry-after", "0")
     try:
         seconds = float(value)
@@ -314,3 +305,11 @@ def _retry_after(headers: Any) -> float:
         except (TypeError, ValueError):
             return 0.0
     return min(max(0.0, seconds), _MAX_RETRY_AFTER)
+
+
+def _openai() -> Any:
+    """The package `openai`, which is optional."""
+    try:
+        return importlib.import_module("openai")
+    except ImportError as error:
+        raise ImportError("Asking an LLM needs the package openai. Run pip install 'hycir_hf[syncir]'.") from error

@@ -1,9 +1,12 @@
-"""Answering questions by a `transformers` model in this process, for machines without an endpoint."""
+"""Answering questions with a `transformers` model in this process; no endpoint is needed."""
 
 import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import Answer, Failure, Question
 
@@ -11,23 +14,27 @@ _SORTED_AT_ONCE = 8  # batches whose questions are sorted by length together
 
 
 class LocalGenerator:
-    """Greedy answers by a causal language model with a chat template, in batches of like length.
+    """Greedy answers of a causal language model with a chat template, in batches of similar length.
 
     Args:
         model (`PreTrainedModel`): In eval mode, on its device.
         tokenizer (`PreTrainedTokenizerBase`): With a chat template.
-        name (`str`): The model's name, part of the questions' keys.
-        batch_size (`int`): Questions at once.
-        max_new_tokens (`int`): Longest answer.
+        name (`str`): The model's name; part of the questions' keys.
+        batch_size (`int`): Questions answered at once.
+        max_new_tokens (`int`): Most tokens of an answer.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, name: str, *, batch_size: int = 16, max_new_tokens: int = 40
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int = 40,
     ) -> None:
         if tokenizer.chat_template is None:
-            raise ValueError(
-                f"Expected a tokenizer with a chat template, but {name} has none. Take an instruction-tuned model."
-            )
+            raise ValueError(f"The tokenizer of {name} has no chat template. Choose an instruction-tuned model.")
         self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
         self.parameters = {"max_new_tokens": max_new_tokens}
         self.pool_size = batch_size * _SORTED_AT_ONCE
@@ -40,13 +47,11 @@ class LocalGenerator:
         cls, path: str, device: str | None = None, *, name: str | None = None, **options: Any
     ) -> "LocalGenerator":
         """Load model and tokenizer from a folder or the Hub; `name` is the path by default."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         model = AutoModelForCausalLM.from_pretrained(path).eval()
         return cls(model.to(device or "cpu"), AutoTokenizer.from_pretrained(path), name or path, **options)
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Answer the questions, pool by pool; within one the longest come first."""
+        """Answer the questions, pool by pool; within a pool the longest come first."""
         waiting = iter(questions)
         while pool := list(islice(waiting, self.pool_size)):
             prompts = [self._ids(question) for question in pool]
@@ -62,13 +67,11 @@ class LocalGenerator:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _answer(self, prompts: list[list[int]], prefix: list[int]) -> list[Answer]:
-        """Answer a batch; what all prompts of the pool begin with is run through the model once."""
-        import torch
-
+        """Answer a batch; the shared beginning of the pool's prompts is run through the model once."""
         pad = self.tokenizer.pad_token_id
         longest = max(map(len, prompts))
         rows, mask = [], []
-        for prompt in prompts:  # padding stands between the prefix and the rest
+        for prompt in prompts:  # the padding goes between the shared beginning and the rest
             gap = longest - len(prompt)
             rows.append([*prefix, *[pad] * gap, *prompt[len(prefix) :]])
             mask.append([*[1] * len(prefix), *[0] * gap, *[1] * (len(prompt) - len(prefix))])
@@ -93,9 +96,7 @@ class LocalGenerator:
         return answers
 
     def _prefix_cache(self, prefix: tuple[int, ...], batch_size: int) -> Any:
-        """Keys and values of a prefix, for a batch; None for an empty one."""
-        import torch
-
+        """Keys and values of a shared beginning, repeated for a batch; None if it is empty."""
         if not prefix:
             return None
         if self._cached is None or self._cached[0] != prefix:
@@ -108,7 +109,7 @@ class LocalGenerator:
 
 
 def _common_prefix(prompts: list[list[int]]) -> list[int]:
-    """What all begin with; at least one token of each is left."""
+    """The shared beginning of all prompts; at least one token of each prompt is left over."""
     first, last = min(prompts), max(prompts)
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[: min(shared, min(map(len, prompts)) - 1)]

@@ -1,10 +1,11 @@
-"""What training reads: triplets and texts, and global batches by seed and step, resumable exactly."""
+"""What training reads: triplets, texts, and the global batch of each step."""
 
 from .batches import (
     Batch,
     ImageBatch,
     RowOrder,
     Share,
+    Stream,
     TextRows,
     TrainingBatches,
     TripletRows,
@@ -19,6 +20,7 @@ __all__ = [
     "ImageBatch",
     "RowOrder",
     "Share",
+    "Stream",
     "TextRows",
     "TrainingBatches",
     "TripletRows",

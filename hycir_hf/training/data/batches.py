@@ -1,42 +1,42 @@
-"""Batches of the training's streams: what a step sees is a function of seed and step, however many processes share it.
+"""Batches of the training's streams. What a step sees depends on seed and step alone, not on the number of processes.
 
-A global batch is drawn for each step, and each process takes its own share of the rows. Sources with access by row need
-no state: `RowOrder` gives any step's rows. Streams that can only be read in order carry their place along.
+Each step has one global batch, and each process takes its share of the rows. A stream with access by row needs no
+state: `RowOrder` gives the rows of any step. A stream that can only be read in order gives its place with each batch.
 """
 
+import itertools
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ...images.feature_cache import FeatureCache
-from ...images.streams import ImageSource, ImageStream, loader_of, returning
-from ...processing_hycir import load_image
+from ...files import passing_error
+from ...images import FeatureStore, ImageSource, ImageStream
+from ...images_hycir import load_image
+from ...processing_hycir import HyCIRProcessor
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 VIEW, PHRASE, CONCEPT = range(3)
-"""What the columns of a batch's `draws` choose; each is independent of the others."""
+"""What each column of a batch's `draws` chooses. The columns are independent of each other."""
 
 
 @dataclass
 class ImageBatch:
-    """Images of a batch: their features where a cache has them, or else the encoder's inputs.
+    """Images of a batch: their stored features, or else the encoder's inputs.
 
     Args:
         ids (`list[str]` of length B): Their ids.
         features (`torch.FloatTensor` of shape `(B, D)`, *optional*): Not normalised.
-        inputs (`dict[str, Tensor]`, *optional*): As the processor makes them.
+        inputs (`dict[str, Tensor]`, *optional*): The processor's output.
     """
 
     ids: list[str]
@@ -46,7 +46,7 @@ class ImageBatch:
 
 @dataclass
 class UnlabeledBatch:
-    """Unlabeled images; `draws` `(B, 3)` in [0, 1) choose each image's view, phrase and concept (`VIEW`, ...)."""
+    """Unlabeled images. `draws` `(B, 3)`, in [0, 1), choose each image's view, phrase and concept (`VIEW`, ...)."""
 
     images: ImageBatch
     draws: np.ndarray
@@ -65,7 +65,7 @@ class TripletBatch:
 
 @dataclass
 class TextBatch:
-    """Texts without images; `noise` `(B, D)` is what LinCIR adds to their features."""
+    """Texts without images. `noise` `(B, D)` is what LinCIR adds to their features."""
 
     texts: list[str]
     noise: Tensor
@@ -74,7 +74,7 @@ class TextBatch:
 
 @dataclass
 class Batch:
-    """One process's share of a step's global batch, and where the ordered streams stand after it."""
+    """One process's share of a step's global batch, and the places of the ordered streams after it."""
 
     step: int
     unlabeled: UnlabeledBatch | None = None
@@ -84,7 +84,7 @@ class Batch:
 
     @property
     def num_broken(self) -> int:
-        """This process's pictures that could not be read."""
+        """How many of this process's images could not be read."""
         return sum(part.num_broken for part in (self.unlabeled, self.triplets, self.texts) if part is not None)
 
 
@@ -94,7 +94,7 @@ class Share:
 
     Args:
         index (`int`): The process's number, from 0.
-        count (`int`): Number of processes; it divides the global batches.
+        count (`int`): Number of processes. It divides the global batch sizes.
     """
 
     index: int = 0
@@ -107,23 +107,23 @@ class Share:
 
 
 class RowOrder:
-    """The rows of each step's global batch: every row once an epoch, in an order of seed and epoch alone.
+    """The rows of each step's global batch. Each epoch has its own order, which depends on seed and epoch alone.
 
     Args:
-        num_rows (`int`): N, rows of the source. What is left over at an epoch's end sits it out, so that no row comes
-            twice in a batch.
+        num_rows (`int`): N, rows of the source. What does not fill a batch at the end of an epoch is left out of that
+            epoch, so that no row occurs twice in a batch.
         batch_size (`int`): B, at most N.
-        seed (`list[int]`): Of the order.
+        seed (`list[int]`): Random seed for the order.
         name (`str`): What the rows are, for the message.
 
     Raises:
-        ValueError: If there is not one whole batch.
+        ValueError: If the rows do not fill one batch.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: list[int], name: str = "rows") -> None:
         if num_rows < batch_size:
             raise ValueError(
-                f"Expected at least {batch_size} {name}, one global batch, but found {num_rows}. Give more data, or a "
+                f"A global batch needs {batch_size} {name}, but there are {num_rows}. Give more data, or choose a "
                 "smaller batch size."
             )
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
@@ -144,153 +144,181 @@ class RowOrder:
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-class RowStream(Protocol):
-    """A stream with access by row."""
+class Stream:
+    """One of the sources that a step reads, by default with access by row.
+
+    All streams take `batch_size`, the size of the global batch; `seed`, the random seed for order and draws; `share`,
+    this process's part of each global batch; and, if they read images, the `processor` that makes the encoder's inputs.
+    """
+
+    processor: HyCIRProcessor
+    share: Share
+    order: RowOrder  # with access by row
+    is_ordered = False
+    """Whether the stream can only be read in order, by one worker."""
+
+    def batches(self, steps: range, state: Any = None) -> Iterator[tuple[Any, Any]]:
+        """Yield this process's share of each step's global batch, and the stream's state after it.
+
+        Args:
+            steps (`range`): The steps.
+            state (*optional*): The state after the step before. With access by row there is none.
+        """
+        return ((self.batch(step), None) for step in steps)
 
     def batch(self, step: int) -> Any:
-        """This process's share of a step's global batch."""
+        """Return this process's share of a step's global batch."""
+        raise NotImplementedError
+
+    def _load_replacing(
+        self, load: Callable[[int], list[Any]], batch_size: int
+    ) -> tuple[list[int], list[dict[str, Tensor]], int]:
+        """Load a process's places of a global batch. A broken image is replaced by the next one that can be read.
+
+        A batch therefore depends on its rows alone, and not on how many processes share it.
+
+        Args:
+            load (function): A place in the global batch -> its images, as `load_image` takes them.
+            batch_size (`int`): Number of all places.
+
+        Returns:
+            The places taken; the encoder's inputs of each place's first image, second image, ...; how many were broken.
+
+        Raises:
+            OSError: If reading fails for a reason that passes by itself, such as a lost file server.
+            ValueError: If no image of the global batch can be read.
+        """
+        loaded: dict[int, list[Any] | None] = {}
+
+        def is_readable(place: int) -> bool:
+            if place not in loaded:
+                try:
+                    images = [load_image(one) for one in load(place)]
+                    loaded[place] = [self.processor(images=[image], return_tensors="pt") for image in images]
+                except Exception as error:  # a decoder may raise anything on a damaged file
+                    if passing_error(error) is not None:  # replacing the image would change the trained weights
+                        raise OSError(f"Reading an image failed: {error}. Run the command again to resume.") from error
+                    logger.warning("Skipped a broken image: %s", " ".join(str(error).split()))
+                    loaded[place] = None
+            return loaded[place] is not None
+
+        own, taken = self.share.of(range(batch_size)), []
+        for place in own:
+            candidates = ((place + offset) % batch_size for offset in range(batch_size))
+            found = next((candidate for candidate in candidates if is_readable(candidate)), None)
+            if found is None:
+                raise ValueError(f"No image of a global batch of {batch_size} can be read. See the warnings above.")
+            taken.append(found)
+        columns = zip(*(loaded[place] or [] for place in taken), strict=True)
+        inputs = [{name: torch.cat([one[name] for one in column]) for name in column[0]} for column in columns]
+        return taken, inputs, sum(loaded[place] is None for place in own)
 
 
-class UnlabeledRows:
-    """Unlabeled images by row, from a feature cache or from pixels.
+class UnlabeledRows(Stream):
+    """Unlabeled images by row, from stored features or from pixels.
 
     Args:
-        images (`FeatureCache` or `ImageSource`): Where they come from.
-        processor (`HyCIRProcessor`): Makes the encoder's inputs from pixels.
-        batch_size (`int`): Of the global batch.
-        seed (`int`): Of order and views.
-        share (`Share`): This process's.
+        images (`FeatureStore` or `ImageSource`): The images.
+        processor, batch_size, seed, share: See `Stream`.
     """
 
     def __init__(
-        self, images: FeatureCache | ImageSource, processor: Any, batch_size: int, seed: int, share: Share
+        self, images: FeatureStore | ImageSource, processor: HyCIRProcessor, batch_size: int, seed: int, share: Share
     ) -> None:
         self.images, self.processor, self.share, self.seed = images, processor, share, seed
         self.order = RowOrder(len(images.ids), batch_size, [seed, 0], "unlabeled images")
 
     def batch(self, step: int) -> UnlabeledBatch:
-        """See `RowStream.batch`."""
-        rows, draws = self.order.rows(step), _draws(self.seed, step, self.order.batch_size)
-        if isinstance(self.images, FeatureCache):
-            views: np.ndarray = (draws[:, VIEW] * self.images.num_views).astype(np.int64)
+        """See `Stream.batch`."""
+        source, rows = self.images, self.order.rows(step)
+        draws = self.share.of(_draws(self.seed, step, len(rows)))
+        if isinstance(source, FeatureStore):
             own = self.share.of(rows)
-            features = self.images.read(own, self.share.of(views))
-            images = ImageBatch([self.images.ids[row] for row in own], features=features)
-            return UnlabeledBatch(images, self.share.of(draws))
-        samples = [(self.images.ids[row], loader_of(self.images, row)) for row in rows]
-        images, num_broken = _prepare(self.processor, samples, self.share)
-        return UnlabeledBatch(images, self.share.of(draws), num_broken)
+            views: np.ndarray = (draws[:, VIEW] * source.num_views).astype(np.int64)
+            return UnlabeledBatch(ImageBatch([source.ids[row] for row in own], source.read(own, views)), draws)
+        own, (inputs,), num_broken = self._load_replacing(lambda place: [source.load(int(rows[place]))], len(rows))
+        return UnlabeledBatch(ImageBatch([source.ids[rows[place]] for place in own], inputs=inputs), draws, num_broken)
 
 
-class UnlabeledStream:
-    """Unlabeled images in a stream's order; what is left over at an epoch's end goes into the next batch.
+class UnlabeledStream(Stream):
+    """Unlabeled images in a stream's order. What does not fill a batch at the end of an epoch starts the next batch.
 
-    Every process reads the whole stream, and decodes its own share only.
+    Every process reads the whole stream, but decodes only its own share.
 
     Args:
-        images (`ImageStream`): Where they come from.
-        processor (`HyCIRProcessor`): Makes the encoder's inputs.
-        batch_size (`int`): Of the global batch.
-        seed (`int`): Of the draws.
-        share (`Share`): This process's.
+        images (`ImageStream`): The images.
+        processor, batch_size, seed, share: See `Stream`.
     """
 
-    def __init__(self, images: ImageStream, processor: Any, batch_size: int, seed: int, share: Share) -> None:
+    is_ordered = True
+
+    def __init__(
+        self, images: ImageStream, processor: HyCIRProcessor, batch_size: int, seed: int, share: Share
+    ) -> None:
         self.images, self.processor, self.share = images, processor, share
         self.batch_size, self.seed = batch_size, seed
 
-    def batches(self, step: int, state: dict[str, Any] | None) -> Iterator[tuple[UnlabeledBatch, dict[str, Any]]]:
-        """This process's shares from a step on, each with the state after it.
-
-        Args:
-            step (`int`): The first batch's step.
-            state (`dict`, *optional*): The state after the step before.
-        """
-        samples: list[tuple[str, Callable[[], Any]]] = []
-        for id_, picture, after in self.images.samples(state):
-            samples.append((id_, returning(picture)))
-            if len(samples) == self.batch_size:
-                images, num_broken = _prepare(self.processor, samples, self.share)
-                draws = self.share.of(_draws(self.seed, step, self.batch_size))
-                yield UnlabeledBatch(images, draws, num_broken), after
-                samples, step = [], step + 1
+    def batches(self, steps: range, state: Any = None) -> Iterator[tuple[UnlabeledBatch, Any]]:
+        """See `Stream.batches`."""
+        samples = self.images.samples(state)
+        for step in steps:
+            ids, contents, states = zip(*itertools.islice(samples, self.batch_size), strict=True)
+            own, (inputs,), num_broken = self._load_replacing(lambda place: [contents[place]], self.batch_size)  # noqa: B023
+            draws, images = self.share.of(_draws(self.seed, step, self.batch_size)), [ids[place] for place in own]
+            yield UnlabeledBatch(ImageBatch(images, inputs=inputs), draws, num_broken), states[-1]
 
 
-class TripletRows:
-    """Triplets by row, from a feature cache or from pixels.
+class TripletRows(Stream):
+    """Triplets by row, from stored features or from pixels.
 
     Args:
         triplets (`Triplets`): The triplets.
-        cache (`FeatureCache`, *optional*): Features of their images; triplets whose images it could not read are left
-            out.
-        processor (`HyCIRProcessor`): Makes the encoder's inputs from pixels.
-        batch_size (`int`): Of the global batch.
-        seed (`int`): Of the order.
-        share (`Share`): This process's.
+        features (`FeatureStore`, *optional*): Features of their images. Triplets whose images could not be read are
+            left out.
+        processor, batch_size, seed, share: See `Stream`.
 
     Raises:
-        ValueError: If a triplet points to an unknown image.
+        ValueError: If a triplet names an unknown image.
     """
 
     def __init__(
         self,
         triplets: Triplets,
-        cache: FeatureCache | None,
-        processor: Any,
+        features: FeatureStore | None,
+        processor: HyCIRProcessor,
         batch_size: int,
         seed: int,
         share: Share,
     ) -> None:
-        self.triplets = triplets if cache is None else triplets.without(cache.skipped_ids())
-        self.cache, self.processor, self.share = cache, processor, share
-        references, targets = self.triplets.rows(None if cache is None else cache.ids)
-        self.reference_rows, self.target_rows = np.array(references, np.int64), np.array(targets, np.int64)
-        self.order = RowOrder(len(references), batch_size, [seed, 1], f"triplets of {triplets.name}")
+        self.triplets = triplets if features is None else triplets.without(features.skipped_ids())
+        self.features, self.processor, self.share = features, processor, share
+        pairs = self.triplets.rows(None if features is None else features.ids)
+        self.pairs = np.array(pairs, np.int64).T  # (T, 2): reference and target image
+        self.order = RowOrder(len(self.triplets), batch_size, [seed, 1], f"triplets of {triplets.name}")
 
     def batch(self, step: int) -> TripletBatch:
-        """See `RowStream.batch`."""
-        rows = self.order.rows(step)
-        if self.cache is None:
-            return self._from_pixels(rows)
-        own = self.share.of(rows)
-        references, targets = self._ids(own)
-        return TripletBatch(
-            ImageBatch(references, features=self.cache.read(self.reference_rows[own])),
-            ImageBatch(targets, features=self.cache.read(self.target_rows[own])),
-            [self.triplets.query_texts[row] for row in own],
-        )
-
-    def _ids(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
-        triplets = self.triplets
-        return [triplets.reference_ids[row] for row in rows], [triplets.target_ids[row] for row in rows]
-
-    def _from_pixels(self, rows: np.ndarray) -> TripletBatch:
-        images = self.triplets.images
-
-        def load(position: int) -> tuple[int, Any, Any]:
-            row = rows[position]
-            pair = (images.load(self.reference_rows[row]), images.load(self.target_rows[row]))
-            return row, *(self.processor(images=[load_image(one)], return_tensors="pt") for one in pair)
-
-        found, num_broken = _load_replacing(load, self.share.of(range(len(rows))), len(rows))
-        references, targets = self._ids([row for row, _, _ in found])
-        return TripletBatch(
-            ImageBatch(references, inputs=_joined([reference for _, reference, _ in found])),
-            ImageBatch(targets, inputs=_joined([target for _, _, target in found])),
-            [self.triplets.query_texts[row] for row, _, _ in found],
-            num_broken,
-        )
+        """See `Stream.batch`."""
+        rows, triplets = self.order.rows(step), self.triplets
+        if self.features is not None:
+            own, num_broken = self.share.of(rows), 0
+            parts = [{"features": self.features.read(column)} for column in self.pairs[own].T]
+        else:
+            places, inputs, num_broken = self._load_replacing(
+                lambda place: [triplets.images.load(int(row)) for row in self.pairs[rows[place]]], len(rows)
+            )
+            own, parts = rows[places], [{"inputs": one} for one in inputs]
+        references = ImageBatch([triplets.reference_ids[row] for row in own], **parts[0])
+        targets = ImageBatch([triplets.target_ids[row] for row in own], **parts[1])
+        return TripletBatch(references, targets, [triplets.query_texts[row] for row in own], num_broken)
 
 
-class TextRows:
+class TextRows(Stream):
     """Texts without images by row, with the noise that LinCIR adds to their features.
 
     Args:
         texts (`list[str]`): The texts.
         feature_size (`int`): D, the noise's width.
-        batch_size (`int`): Of the global batch.
-        seed (`int`): Of order and noise.
-        share (`Share`): This process's.
+        batch_size, seed, share: See `Stream`.
     """
 
     def __init__(self, texts: list[str], feature_size: int, batch_size: int, seed: int, share: Share) -> None:
@@ -298,87 +326,65 @@ class TextRows:
         self.order = RowOrder(len(texts), batch_size, [seed, 2], "texts")
 
     def batch(self, step: int) -> TextBatch:
-        """See `RowStream.batch`."""
+        """See `Stream.batch`."""
         rng = np.random.default_rng([self.seed, 3, step])
         rows = self.order.rows(step)
-        # LinCIR: normal noise of a length that is itself random, uniform in [0, 1).
+        # LinCIR: normal noise whose length is random too, uniform in [0, 1).
         noise = rng.random((len(rows), 1)) * rng.standard_normal((len(rows), self.feature_size))  # (B, D)
         own = torch.from_numpy(self.share.of(noise).astype(np.float32))
         return TextBatch([self.texts[row] for row in self.share.of(rows)], own)
 
 
 class TrainingBatches(IterableDataset):
-    """The steps' batches from all streams, in order.
+    """The batches of a range of steps, from all streams.
 
     Args:
-        streams (`dict`): "unlabeled", "triplets" or "texts" -> the stream.
+        streams (`dict[str, Stream]`): "unlabeled", "triplets" or "texts" -> the stream.
         start (`int`): The first step.
         stop (`int`): The step after the last.
-        state (`dict`, *optional*): `Batch.state` after the step before `start`, for streams read in order.
+        state (`dict`, *optional*): `Batch.state` after the step before `start`, for ordered streams.
     """
 
-    def __init__(
-        self,
-        streams: dict[str, RowStream | UnlabeledStream],
-        start: int,
-        stop: int,
-        state: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, streams: dict[str, Stream], start: int, stop: int, state: dict[str, Any] | None = None) -> None:
         self.streams, self.start, self.stop, self.state = streams, start, stop, state or {}
 
-    @property
-    def has_ordered_stream(self) -> bool:
-        """Whether a stream can only be read in order, by one worker."""
-        return any(isinstance(stream, UnlabeledStream) for stream in self.streams.values())
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        ordered = {
-            name: stream.batches(self.start, self.state.get(name))
-            for name, stream in self.streams.items()
-            if isinstance(stream, UnlabeledStream)
-        }
-        for step in range(self.start + first, self.stop, stride):
-            batch = Batch(step)
-            for name, stream in self.streams.items():
-                if isinstance(stream, UnlabeledStream):
-                    drawn, batch.state[name] = next(ordered[name])
-                else:
-                    drawn = stream.batch(step)
-                setattr(batch, name, drawn)
-            yield batch
-
     def loader(self, num_workers: int = 0) -> Iterator[Batch]:
-        """The batches, read by worker processes; their number changes nothing but speed, also not what is raised."""
-        num_workers = min(num_workers, 1) if self.has_ordered_stream else num_workers
-        for item in DataLoader(_HandingOver(self), batch_size=None, num_workers=num_workers):
+        """Read the batches in worker processes. Their number changes the speed only: not a batch, and not an error."""
+        if any(stream.is_ordered for stream in self.streams.values()):
+            num_workers = min(num_workers, 1)
+        for item in DataLoader(self, batch_size=None, num_workers=num_workers):
             if isinstance(item, _Failure):
-                raise item.error from RuntimeError(f"in a process that reads pictures:\n{item.traceback}")
+                raise item.error from RuntimeError(f"in a process that reads images:\n{item.traceback}")
             yield item
+
+    def __iter__(self) -> Iterator["Batch | _Failure"]:
+        worker = get_worker_info()
+        try:
+            yield from self._read(*(worker.id, worker.num_workers) if worker else (0, 1))
+        except Exception as error:
+            if worker is None:
+                raise
+            yield _Failure(_picklable(error), traceback.format_exc())
+
+    def _read(self, first: int, stride: int) -> Iterator[Batch]:
+        steps = range(self.start + first, self.stop, stride)
+        parts = {name: stream.batches(steps, self.state.get(name)) for name, stream in self.streams.items()}
+        for step in steps:
+            batch = Batch(step)
+            for name, shares in parts.items():
+                share, state = next(shares)
+                setattr(batch, name, share)
+                if state is not None:
+                    batch.state[name] = state
+            yield batch
 
 
 @dataclass
 class _Failure:
-    """What a worker process raised, in place of the batch."""
+    """An error of a worker process, in place of a batch. A DataLoader itself would make one long text of it."""
 
     error: Exception
     traceback: str
-
-
-class _HandingOver(IterableDataset):
-    """Batches whose errors go over to the main process as they are: a DataLoader would make a long text of them."""
-
-    def __init__(self, batches: TrainingBatches) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Batch | _Failure]:
-        try:
-            yield from self.batches
-        except Exception as error:
-            if get_worker_info() is None:
-                raise
-            yield _Failure(_picklable(error), traceback.format_exc())
 
 
 def _picklable(error: Exception) -> Exception:
@@ -392,49 +398,5 @@ def _picklable(error: Exception) -> Exception:
 def _draws(seed: int, step: int, batch_size: int) -> np.ndarray:
     """A global batch's random numbers: `(B, 3)` in [0, 1)."""
     rng = np.random.default_rng([seed, 4, step])
-    # One after the other: the first two columns stay what they were before there was a third.
+    # Two calls: the first two columns stay what they were before there was a third.
     return np.concatenate([rng.random((batch_size, 2)), rng.random((batch_size, 1))], axis=1)
-
-
-def _prepare(processor: Any, samples: list[tuple[str, Callable[[], Any]]], share: Share) -> tuple[ImageBatch, int]:
-    """Decode a process's share of a global batch of (id, how to load it)."""
-
-    def load(position: int) -> tuple[str, Any]:
-        id_, load_one = samples[position]
-        return id_, processor(images=[load_image(load_one())], return_tensors="pt")
-
-    found, num_broken = _load_replacing(load, share.of(range(len(samples))), len(samples))
-    return ImageBatch([id_ for id_, _ in found], inputs=_joined([inputs for _, inputs in found])), num_broken
-
-
-def _load_replacing(load: Callable[[int], T], own: range, batch_size: int) -> tuple[list[T], int]:
-    """Load a process's positions of a global batch; a broken one is replaced by the next that can be read.
-
-    So what a batch holds depends on nothing but its rows, not on how many processes share it.
-    """
-    loaded: dict[int, T] = {}
-    broken: set[int] = set()
-    found = []
-    for position in own:
-        for candidate in ((position + step) % batch_size for step in range(batch_size)):
-            if candidate in broken:
-                continue
-            try:
-                if candidate not in loaded:
-                    loaded[candidate] = load(candidate)
-            except Exception as error:  # a decoder may raise anything on a damaged file
-                logger.warning("Skipped a broken picture: %s", " ".join(str(error).split()))
-                broken.add(candidate)
-                continue
-            found.append(loaded[candidate])
-            break
-        else:
-            raise ValueError(
-                f"Expected readable pictures, but none of a global batch of {batch_size} can be read. Check where they "
-                "lie; the warnings above name them."
-            )
-    return found, len(broken.intersection(own))
-
-
-def _joined(inputs: list[Any]) -> dict[str, Tensor]:
-    return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}

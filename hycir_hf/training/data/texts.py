@@ -1,87 +1,65 @@
 """Texts without images: captions for LinCIR, and SEARLE's phrases by concept."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+
+from ...files import read_json
+from ...images.sources import load_split, split_config
+
+_TEXT_COLUMNS = ("text", "caption", "query_text")
 
 
 def read_texts(path: str, column: str | None = None) -> list[str]:
-    """Read texts, one a row.
+    """Read texts, one per row. Empty ones are left out.
 
     Args:
-        path (`str`): A .txt file with one text a line, a .json list of strings, or a PATH[:CONFIG] that `datasets` can
-            load.
-        column (`str`, *optional*): Of a data set; by default the first of "text", "caption", "query_text".
+        path (`str`): A .txt file with one text per line, a .json list of strings, or a PATH[:CONFIG] that `datasets`
+            can load.
+        column (`str`, *optional*): Text column of a dataset; by default the first of "text", "caption", "query_text".
 
     Raises:
-        ValueError: If there is no such file or column, or no text in it.
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such column, or no text.
     """
-    if path.endswith((".txt", ".json")) and not Path(path).is_file():
-        raise ValueError(f"Expected texts at {path}, but found nothing there. Check the path.")
     if path.endswith(".txt"):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no file {path}. Give a .txt file with one text per line.")
         texts = Path(path).read_text(encoding="utf-8").splitlines()
     elif path.endswith(".json"):
-        texts = _read_json(path)
-        if not isinstance(texts, list):
-            raise ValueError(f"Expected a JSON list of strings in {path}, but it is another form. Convert it.")
+        texts = read_json(path, list, remedy="Give a JSON list of strings.")
     else:
-        texts = _read_column(path, column)
+        dataset, _ = load_split(*split_config(path), None)
+        names = [name for name in ((column,) if column else _TEXT_COLUMNS) if name in dataset.features]
+        if not names:
+            wanted = repr(column) if column else f"one of {list(_TEXT_COLUMNS)}"
+            raise ValueError(f"Expected the column {wanted} in {path}, but found {list(dataset.features)}.")
+        texts = list(dataset[names[0]])
     found = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     if not found:
-        raise ValueError(f"Expected texts in {path}, but found none. Check the path.")
+        raise ValueError(f"There are no texts in {path}. Give another file.")
     return found
 
 
 def read_phrases(path: str) -> dict[str, list[str]]:
-    """Read SEARLE's phrases: a JSON object, concept -> phrases that use its word; others are left out.
+    """Read SEARLE's phrases: a JSON object, concept -> phrases that use its word. Other phrases are left out.
 
     Raises:
-        ValueError: If there is no such file, or no phrase uses its concept's word.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has another form, or no phrase uses its concept's word.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"Expected phrases at {path}, but found nothing there. Check the path.")
-    given = _read_json(path)
-    if not isinstance(given, dict) or not all(isinstance(phrases, list) for phrases in given.values()):
-        raise ValueError(
-            f'Expected a JSON object {{"dog": ["a dog on a bench", ...], ...}} in {path}, but found another form. '
-            "Convert it."
-        )
-    kept = {
-        concept: [
-            phrase for phrase in phrases if isinstance(phrase, str) and len(split_at_concept(phrase, concept)) > 1
-        ]
-        for concept, phrases in given.items()
-    }
-    kept = {concept: phrases for concept, phrases in kept.items() if phrases}
+    remedy = 'Write the phrases like {"dog": ["a dog on a bench"]}.'
+    kept: dict[str, list[str]] = {}
+    for concept, phrases in read_json(path, dict, remedy=remedy).items():
+        if not isinstance(phrases, list):
+            raise ValueError(f"Expected a list as {concept!r} in {path}, but found {phrases!r}. {remedy}")
+        using = [one for one in phrases if isinstance(one, str) and len(split_at_concept(one, concept)) > 1]
+        if using:
+            kept[concept] = using
     if not kept:
-        raise ValueError(
-            f"Expected phrases that use their concept's word in {path}, but none of {len(given)} concepts has one. "
-            'Write them like {"dog": ["a dog on a bench"]}.'
-        )
+        raise ValueError(f"No phrase in {path} uses its concept's word. {remedy}")
     return kept
 
 
 def split_at_concept(phrase: str, concept: str) -> list[str]:
-    """The pieces of a phrase around its concept's word: one more than the word's occurrences."""
+    """Split a phrase at its concept's word. There is one piece more than there are occurrences."""
     return re.split(rf"\b{re.escape(concept)}\b", phrase)
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {path}, but found: {error}. Repair the file.") from error
-
-
-def _read_column(path: str, column: str | None) -> list[str]:
-    from ...images.sources import load_split, split_config
-
-    dataset, _ = load_split(*split_config(path), None)
-    names = [name for name in ((column,) if column else ("text", "caption", "query_text")) if name in dataset.features]
-    if not names:
-        raise ValueError(
-            f"Expected a text column {column or 'text'!r} in {path}, but found {list(dataset.features)}. Name one of "
-            "those."
-        )
-    return list(dataset[names[0]])

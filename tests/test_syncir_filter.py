@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hycir_hf.syncir import filter_triplets, language_similarity
-from hycir_hf.syncir.filter import EQUAL_CAPTIONS, split_triplets
+from hycir_hf.syncir.filter import EQUAL_CAPTIONS, UNUSABLE_ANSWER, Reason, split_triplets
 
 VECTORS = {
     "dog": [2.0, 0, 0],
@@ -46,7 +46,8 @@ def test_triplets_are_kept_or_dropped_with_a_reason():
     result = filter_triplets(TRIPLETS, embed)
     assert result.kept["name"] == ["a", "d"]
     assert result.dropped["name"] == ["b", "c"]
-    assert result.dropped["reason"] == ["low similarity: 0.0000 < 0.7", EQUAL_CAPTIONS]
+    assert result.dropped["reason"] == ["low_similarity", EQUAL_CAPTIONS]
+    assert result.dropped["detail"] == ["0.0000 < 0.7", ""]
     assert result.dropped["similarity"] == [0.0, None]
 
 
@@ -62,15 +63,42 @@ def test_a_score_that_is_no_number_is_dropped():
 def test_every_score_has_its_own_threshold():
     scores = {"similarity": [0.9, 0.9], "query_gain": [0.1, -0.1]}
     result = split_triplets(scores, [None, None], {"similarity": 0.7, "query_gain": 0.0})
-    assert result.dropped["reason"] == ["low query_gain: -0.1000 < 0"]
+    assert list(zip(result.dropped["reason"], result.dropped["detail"], strict=True)) == [
+        Reason("low_query_gain", "-0.1000 < 0")
+    ]
+
+
+def test_dropped_triplets_are_counted_by_kind_and_unusable_answers_by_what_is_wrong():
+    reasons = [Reason(EQUAL_CAPTIONS), Reason(UNUSABLE_ANSWER, "cut off"), Reason(UNUSABLE_ANSWER, "refusal"), None]
+    result = split_triplets({"similarity": [None, None, None, 0.1]}, reasons, {"similarity": 0.5})
+    assert result.counts() == {
+        "kept": 0,
+        "dropped": {
+            "equal_captions": 1,
+            "low_similarity": 1,
+            "unusable_answer: cut off": 1,
+            "unusable_answer: refusal": 1,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (Reason("low_query_gain", "-0.1000 < 0"), "low query_gain: -0.1000 < 0"),
+        (Reason("equal_captions"), "equal captions"),
+    ],
+)
+def test_a_reason_reads_as_words(reason, text):
+    assert str(reason) == text
 
 
 @pytest.mark.parametrize(
     ("triplets", "threshold", "words"),
     [
         ({"query_text": ["x"]}, 0.7, "reference_caption"),
-        ({**TRIPLETS, "name": ["a"]}, 0.7, "equal length"),
-        (TRIPLETS, 1.5, "threshold of similarity in"),
+        ({**TRIPLETS, "name": ["a"]}, 0.7, "name"),
+        (TRIPLETS, 1.5, r"similarity.*1\.5"),
     ],
 )
 def test_bad_input(triplets, threshold, words):

@@ -1,10 +1,13 @@
-"""The benchmarks as data: what each asks, leaves out, counts, and wants in its test server's files."""
+"""What a benchmark asks and how it counts, and the queries, galleries and images of one split."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -69,119 +72,6 @@ class Benchmark:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-_CIRR = Benchmark(
-    name="cirr",
-    title="CIRR",
-    metric="R",
-    ranks=(1, 5, 10, 50),
-    splits=("val", "test1"),
-    leaves_reference_out=True,
-    subset_ranks=(1, 2, 3),
-    averages_ranks=True,
-    # cirr.cecs.anu.edu.au: the 50 best of each query, the 3 best of its subset, 5 MB a file.
-    submissions=(
-        SubmissionFile("cirr_{split}_recall.json", 50, {"version": "rc2", "metric": "recall"}, max_bytes=5_000_000),
-        SubmissionFile(
-            "cirr_{split}_recall_subset.json",
-            3,
-            {"version": "rc2", "metric": "recall_subset"},
-            ranks_subset=True,
-            max_bytes=5_000_000,
-        ),
-    ),
-)
-
-_CIRCO = Benchmark(
-    name="circo",
-    title="CIRCO",
-    metric="mAP",
-    ranks=(5, 10, 25, 50),
-    splits=("val", "test"),
-    submissions=(SubmissionFile("circo_{split}.json", 50, has_integer_ids=True),),
-)
-
-
-def _fashioniq(name: str, gallery: str, captions: str) -> Benchmark:
-    galleries = {"split": "the split's gallery", "union": "val's references and targets as gallery"}
-    return Benchmark(
-        name=name,
-        title=f"FashionIQ ({galleries[gallery]}, captions {captions})",
-        metric="R",
-        ranks=(10, 50),
-        splits=("val",),
-        averages_parts=True,
-        options={"gallery": gallery, "captions": captions},
-        submissions=(SubmissionFile(name + "_{split}.json", 50),),
-    )
-
-
-_GENECIS = Benchmark(
-    name="genecis",
-    title="GeneCIS",
-    metric="R",
-    ranks=(),
-    splits=("val",),
-    subset_ranks=(1, 2, 3),
-    averages_parts=True,
-    submissions=(SubmissionFile("genecis_{split}.json", 3, ranks_subset=True),),
-)
-
-_COCO = Benchmark(
-    name="coco",
-    title="COCO object composition",
-    metric="R",
-    ranks=(1, 5, 10, 50),
-    splits=("val",),
-    prompt="a photo of {image} and {text}",
-    text_prompt="a photo of {text}",
-    submissions=(SubmissionFile("coco_{split}.json", 50),),
-)
-
-_IMAGENET = Benchmark(
-    name="imagenet",
-    title="ImageNet domain conversion",
-    metric="share",
-    ranks=(10, 50),
-    splits=("val",),
-    averages_parts=True,
-    prompt="{text} {image}",
-    submissions=(SubmissionFile("imagenet_{split}.json", 50),),
-)
-
-_EMOJI = Benchmark(
-    name="emoji",
-    title="Emoji",
-    metric="R",
-    ranks=(1, 5, 10, 50),
-    splits=("val", "test"),
-    leaves_reference_out=True,
-    subset_ranks=(1, 2, 3),
-    hard_negative_rank=10,
-    wording_rank=10,
-    submissions=(
-        SubmissionFile("emoji_{split}.json", 50),
-        SubmissionFile("emoji_{split}_subset.json", 3, {"metric": "recall_subset"}, ranks_subset=True),
-    ),
-)
-
-BENCHMARKS = {
-    benchmark.name: benchmark
-    for benchmark in (
-        _CIRR,
-        _CIRCO,
-        _fashioniq("fashioniq", gallery="split", captions="averaged"),
-        _fashioniq("fashioniq-joined", gallery="split", captions="joined"),
-        _fashioniq("fashioniq-union", gallery="union", captions="averaged"),
-        _fashioniq("fashioniq-union-joined", gallery="union", captions="joined"),
-        _GENECIS,
-        _COCO,
-        _IMAGENET,
-        _EMOJI,
-    )
-}
-"""Benchmark name -> specification."""
-
-
 @dataclass(frozen=True)
 class BenchmarkPart:
     """Queries over one gallery.
@@ -214,6 +104,62 @@ def reference_ids_of(query: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class ImageRegion:
+    """A region of an image, made square.
+
+    Args:
+        path (`Path`): The whole image's file.
+        box (`tuple[float, float, float, float]`): Left, top, width and height in pixels.
+        dilation (`float`): Share of width and height that is added at the left and at the top; what the image's edge
+            leaves no room for is added at the other side, as in GeneCIS's code.
+        pads (`bool`): Whether black bars make it square; otherwise it is stretched to its longer side.
+    """
+
+    path: Path
+    box: tuple[float, float, float, float]
+    dilation: float = 0.0
+    pads: bool = True
+
+    def load(self) -> Image.Image:
+        """Cut the region out.
+
+        Raises:
+            OSError: If the file is not there or no image.
+        """
+        with Image.open(self.path) as image:
+            whole = image.convert("RGB")
+        x, y, width, height = self.box
+        left, top = max(0, x - self.dilation * width), max(0, y - self.dilation * height)
+        right = min(whole.width, left + (1 + self.dilation) * width)
+        bottom = min(whole.height, top + (1 + self.dilation) * height)
+        region = whole.crop((round(left), round(top), round(right), round(bottom)))
+        side = max(region.size)
+        if not self.pads:
+            return region.resize((side, side), Image.Resampling.BICUBIC)
+        square = Image.new("RGB", (side, side))
+        square.paste(region, ((side - region.width) // 2, (side - region.height) // 2))
+        return square
+
+
+def open_image(image: Any) -> Any:
+    """A region as an image; a path or a record as it is, since the processor takes it."""
+    return image.load() if isinstance(image, ImageRegion) else image
+
+
+def path_of(image: Any) -> Path | None:
+    """The file that an image lies in; None for a record."""
+    if isinstance(image, ImageRegion):
+        return image.path
+    return image if isinstance(image, Path) else None
+
+
+def name_of(image: Any, id_: str) -> str:
+    """What a reader calls an image: its record's name, or the end of its id."""
+    name = image.get("name") if isinstance(image, dict) else None
+    return name or id_.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class BenchmarkData:
     """A benchmark's split as read from its files.
 
@@ -221,8 +167,8 @@ class BenchmarkData:
         benchmark (`Benchmark`): The specification.
         split (`str`): One of its splits.
         parts (`Sequence[BenchmarkPart]`): At least one.
-        pictures (`Mapping[str, Any]`): Image id -> path, `PictureRegion`, or a record with "bytes" and "name"; empty
-            where the pictures were not asked for.
+        images (`Mapping[str, Any]`): Image id -> path, `ImageRegion`, or a record with "bytes" and "name"; empty
+            where the images were not asked for.
         missing_ids (`Sequence[str]`): Images left out since they are not there.
         num_dropped_queries (`int`): Queries left out with them.
     """
@@ -230,7 +176,7 @@ class BenchmarkData:
     benchmark: Benchmark
     split: str
     parts: Sequence[BenchmarkPart]
-    pictures: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)
     missing_ids: Sequence[str] = ()
     num_dropped_queries: int = 0
 

@@ -1,0 +1,179 @@
+"""Frozen image-text encoders: loading them, and one adapter for each way in which families give their features.
+
+Shapes: B texts, I images, K pseudo tokens, L text length, D joint width, H text hidden width.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, BlipForImageTextRetrieval
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_hycir import HyCIRConfig
+
+_UNUSED_WEIGHTS = r"pooler|position_ids|crossattention|itm_head|logit_scale"
+"""Encoder weights that retrieval does not use. A file may lack them."""
+
+
+class DualEncoder:
+    """Reads every encoder whose `get_*_features` give the joint space (the CLIP and SigLIP families)."""
+
+    model_class: Any = AutoModel
+
+    def build(self, encoder_config: Any) -> PreTrainedModel:
+        """Build an encoder with random weights."""
+        return AutoModel.from_config(encoder_config)
+
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
+        """Encode images into the joint space: `(I, D)`, not normalised."""
+        return encoder.get_image_features(pixel_values=pixel_values, **image_inputs).pooler_output
+
+    def text_features(self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Encode texts `(B, L)` into the joint space: `(B, D)`, not normalised."""
+        return encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+
+    def prompt_features(
+        self,
+        encoder: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        is_placeholder: Tensor,
+        pseudo_tokens: Tensor,
+    ) -> Tensor:
+        """Encode prompts `(B, L)` with pseudo tokens `(I, K, H)` at their placeholders: `(B, D)`, not normalised."""
+        text_model = self.text_model(encoder)
+        ids = input_ids.masked_fill(is_placeholder, _filler_id(encoder.config.text_config))
+        with _write_pseudo_tokens(text_model.get_input_embeddings(), is_placeholder, pseudo_tokens):
+            return self.text_features(encoder, ids, attention_mask)
+
+    def text_model(self, encoder: PreTrainedModel) -> PreTrainedModel:
+        """Return the text side, which owns the token embedding."""
+        return encoder.text_model
+
+    def logit_scale(self, encoder: PreTrainedModel) -> Tensor:
+        """Return the factor on cosine similarities, 1 / temperature: `()`."""
+        return encoder.logit_scale.exp().squeeze()
+
+
+class Siglip2(DualEncoder):
+    """Reads SigLIP 2, whose images are patches with a mask and the shape of their grid."""
+
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
+        """See `DualEncoder.image_features`."""
+        if len(image_inputs) < 2:
+            raise ValueError(
+                "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes together. Pass all three as the "
+                "processor makes them. Pass targets as target_features, from get_image_features."
+            )
+        return super().image_features(encoder, pixel_values, **image_inputs)
+
+
+class BlipRetrieval(DualEncoder):
+    """Reads BLIP's contrastive (ITC) space: the projected [CLS] of both sides."""
+
+    model_class = BlipForImageTextRetrieval
+
+    def build(self, encoder_config: Any) -> PreTrainedModel:
+        """See `DualEncoder.build`."""
+        return BlipForImageTextRetrieval._from_config(encoder_config)
+
+    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
+        """See `DualEncoder.image_features`."""
+        states = encoder.vision_model(pixel_values=pixel_values).last_hidden_state
+        return encoder.vision_proj(states[:, 0])  # (I, D)
+
+    def text_features(self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """See `DualEncoder.text_features`."""
+        states = encoder.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return encoder.text_proj(states[:, 0])  # (B, D)
+
+    def text_model(self, encoder: PreTrainedModel) -> PreTrainedModel:
+        """See `DualEncoder.text_model`."""
+        return encoder.text_encoder
+
+    def logit_scale(self, encoder: PreTrainedModel) -> Tensor:
+        """See `DualEncoder.logit_scale`. transformers' BLIP has no trained temperature; its config's is used."""
+        return torch.tensor(encoder.config.logit_scale_init_value, device=encoder.device).exp()
+
+
+def adapter_for(encoder_config: Any) -> DualEncoder:
+    """Choose the adapter of an encoder by its `model_type`."""
+    return {"blip": BlipRetrieval, "siglip2": Siglip2}.get(encoder_config.model_type, DualEncoder)()
+
+
+def image_inputs_of(pixel_attention_mask: Tensor | None = None, spatial_shapes: Tensor | None = None) -> dict[str, Any]:
+    """Collect what SigLIP 2's images need besides `pixel_values` in one mapping. It is empty for other encoders.
+
+    Called as `image_inputs_of(**image_inputs)`, it makes Python refuse an argument of another name.
+    """
+    given = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_encoder(
+    name_or_path: str, dtype: Any = None, attn_implementation: str | None = None, **hub_kwargs: Any
+) -> PreTrainedModel:
+    """Load a pretrained encoder with the class that its config asks for.
+
+    Args:
+        name_or_path (`str`): Hub id or folder.
+        dtype (`torch.dtype` or "auto", *optional*): As in `PreTrainedModel.from_pretrained`.
+        attn_implementation (`str`, *optional*): As in `PreTrainedModel.from_pretrained`.
+        **hub_kwargs: Those of `HUB_KEYS`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If its family is not supported, or weights that retrieval needs are missing.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
+    HyCIRConfig(encoder_config=config)  # refuses an unsupported family before the weights are read
+    options = {"dtype": dtype, "attn_implementation": attn_implementation}
+    hub_kwargs |= {name: value for name, value in options.items() if value is not None}
+    model_class = adapter_for(config).model_class
+    encoder, info = model_class.from_pretrained(name_or_path, output_loading_info=True, **hub_kwargs)
+    missing = sorted(name for name in info["missing_keys"] if not re.search(_UNUSED_WEIGHTS, name))
+    if missing:
+        raise ValueError(
+            f"{name_or_path} is no complete image-text encoder ({config.model_type}): {len(missing)} weights are "
+            f"missing, such as {missing[0]!r}. Give a model for retrieval, not one for captions."
+        )
+    return encoder
+
+
+def _filler_id(text_config: Any) -> int:
+    """Choose the ordinary id that stands at the placeholders while the text encoder reads ids for its own purposes.
+
+    Its embedding is overwritten, but ids also decide where CLIP pools (at the first EOS or, where `eos_token_id` is 2,
+    at the *largest* id) and where RoBERTa counts positions (not at padding). The lowest id that is no special token
+    changes neither, whatever the placeholder's own id is.
+    """
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+    special = {getattr(text_config, name, None) for name in names}
+    return next(i for i in range(len(special) + 1) if i not in special)
+
+
+@contextmanager
+def _write_pseudo_tokens(embedding: nn.Module, is_placeholder: Tensor, pseudo_tokens: Tensor) -> Iterator[None]:
+    """Let the token embedding give pseudo tokens `(I, K, H)` where `is_placeholder` `(B, L)` says so, for one call.
+
+    The library's own masking, positions and pooling stay as they are. Other threads that use the same encoder at the
+    same time are not affected.
+    """
+    thread = threading.get_ident()
+
+    def overwrite(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if threading.get_ident() != thread:
+            return None
+        tokens = pseudo_tokens.flatten(0, 1).to(device=output.device, dtype=output.dtype)  # (I * K, H)
+        return output.masked_scatter(is_placeholder.to(output.device)[..., None], tokens)  # (B, L, H)
+
+    handle = embedding.register_forward_hook(overwrite)
+    try:
+        yield
+    finally:
+        handle.remove()

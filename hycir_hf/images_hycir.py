@@ -1,0 +1,158 @@
+"""Reading one image of any kind as an upright 8-bit RGB image. The processor and every image source use it.
+
+This file travels with the model files as remote code, so it imports nothing of the package.
+"""
+
+import errno
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright."""
+
+_ABOUT_THE_FILE = frozenset(
+    getattr(errno, name)
+    for name in ("ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ENAMETOOLONG", "ELOOP", "EINVAL")
+)
+"""I/O errors that tell something about the file itself. Trying again does not help."""
+
+
+def load_image(image: Any, position: int | None = None) -> Image.Image:
+    """Load an image of any kind as an upright 8-bit RGB image. Transparent parts become white.
+
+    Args:
+        image: A PIL image of any mode (the first frame of an animation), a path, the bytes of an image file, a
+            `datasets` record with "bytes" or "path", or an array or tensor of shape (height, width), (height, width,
+            channels) or (channels, height, width) with 1 to 4 channels, in uint8, uint16, bool or float (in [0, 1], or
+            else in [0, 255]).
+        position (`int`, *optional*): The image's number in its batch, for the error message.
+
+    Returns:
+        `PIL.Image.Image`: Mode "RGB".
+
+    Raises:
+        ValueError: If the image is missing or broken. The message names it.
+        OSError: If the system failed to read it (a lost file server, a full disk, too many open files). The error keeps
+            its number and says nothing about the image, which may be readable in a minute.
+    """
+    try:
+        return _load(image)
+    except Exception as error:  # image decoders raise nearly everything
+        if _is_passing(error):
+            raise
+        name = "the image" if position is None else f"image {position}"
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"Cannot read {name} ({_describe(image)}): {reason}. Repair it, or leave it out.") from error
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether an error comes from the system and not from the image. The OSErrors of decoders have no number."""
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _ABOUT_THE_FILE
+
+
+def _load(image: Any) -> Image.Image:
+    """Open an image of any kind and convert it."""
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, Image.Image):
+        return _to_rgb(image)
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return _to_rgb(_from_array(image))
+    if isinstance(image, (str, Path)):
+        image = _read_file(image)
+    if not isinstance(image, (bytes, bytearray, memoryview)):
+        raise ValueError("it is no PIL image, path, bytes, array or tensor")
+    with Image.open(io.BytesIO(image)) as opened:
+        return _to_rgb(opened)
+
+
+def _read_file(path: str | Path) -> bytes:
+    """Read a file whole before it is decoded: a decoder would report a lost file server as a broken image."""
+    if "://" in str(path) or str(path).startswith("data:"):
+        raise ValueError("it is a URL, and nothing is downloaded here; download it first and give the file's path")
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise ValueError("it is no file")
+    return Path(path).read_bytes()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a PIL image of any mode to upright RGB on white."""
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+    image = _upright(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values, clear = np.asarray(image), image.info.get("transparency")
+        image = _to_8_bit(values)
+        if isinstance(clear, int):  # PIL itself forgets the transparent grey of a 16-bit PNG
+            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    if image.mode == "La":  # premultiplied: PIL knows only the way back
+        image = image.convert("LA")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says."""
+    image.load()  # a PNG's EXIF may follow its pixels
+    try:  # ImageOps.exif_transpose would refuse a sound image for one damaged tag among the EXIF data
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception as error:  # damaged EXIF raises nearly everything
+        if _is_passing(error):
+            raise
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8_bit(values: np.ndarray) -> Image.Image:
+    """Bring a 16-bit, 32-bit or floating-point image of one to four channels to 8 bits."""
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise ValueError("its values are negative or not finite; give it before normalization, in [0, 1] or [0, 255]")
+    top = values.max(initial=0)
+    if (values.dtype.kind, values.dtype.itemsize) == ("u", 2) or (values.dtype.kind in "iu" and top > 255):
+        values = values / 257 if top <= 65535 else values / top * 255
+    elif values.dtype.kind == "b" or (values.dtype.kind == "f" and top <= 1):
+        values = values * 255.0
+    elif values.dtype.kind == "f" and top > 255:
+        values = values / top * 255
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
+    """Make a PIL image of an array or tensor, channels last or first."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.ndim == 3 and array.shape[-1] not in (1, 2, 3, 4) and array.shape[0] in (1, 2, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 2, 3, 4)) or not array.size:
+        raise ValueError(f"its shape is {array.shape}; give (height, width) or 1 to 4 channels, last or first")
+    return _to_8_bit(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
+
+
+def _describe(image: Any) -> str:
+    """Name an image in one short phrase."""
+    if isinstance(image, (str, Path)):
+        return str(image)[:300]
+    if isinstance(image, dict):
+        return _describe(image.get("path") or image.get("bytes"))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return f"{len(image)} bytes"
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return f"{type(image).__name__} of shape {tuple(image.shape)}"
+    return getattr(image, "filename", "") or type(image).__name__

@@ -1,0 +1,88 @@
+"""The reference images of composed queries, named by path or by gallery id."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..images.sources import GalleryImages, source_from_record
+from ..images_hycir import load_image
+from .gallery import Gallery
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference images as the user named them.
+
+    Args:
+        images (`list[PIL.Image.Image]`): In the order given.
+        names (`list[str]`): Path or gallery id of each.
+        gallery_ids (`list[str]`): Ids of those that are themselves in the gallery.
+    """
+
+    images: list[Any]
+    names: list[str]
+    gallery_ids: list[str]
+
+
+def open_gallery_images(gallery: Gallery, directory: str | os.PathLike) -> GalleryImages:
+    """Open the images of a gallery that `hycir index` made.
+
+    Raises:
+        ValueError: If the gallery does not record where they lie, or they are gone.
+    """
+    if gallery.source is None:
+        raise ValueError(f"The gallery {directory} does not say where its images lie. Make it with `hycir index`.")
+    return GalleryImages(source_from_record(gallery.source, Path(directory)))
+
+
+def read_references(gallery: Gallery, directory: str | os.PathLike | None, references: Sequence[Any]) -> References:
+    """Read reference images, and see which of them the gallery holds.
+
+    Args:
+        gallery (`Gallery`): The gallery to be searched.
+        directory (`str` or `Path`, *optional*): Its folder.
+        references (`Sequence`): Paths of image files, gallery ids, or images in memory.
+
+    Raises:
+        ValueError: If a text is neither a file nor an id, or an image is broken.
+    """
+    images, names, gallery_ids = [], [], []
+    stored: GalleryImages | None = None
+    for reference in references:
+        is_name = isinstance(reference, str | os.PathLike)
+        path = Path(reference) if is_name else Path(getattr(reference, "filename", None) or "")
+        if path.is_file():
+            gallery_ids.append(_id_of_path(gallery, directory, path))
+            images.append(load_image(path if is_name else reference))
+        elif not is_name:
+            images.append(load_image(reference))
+        elif reference in gallery:
+            stored = stored or open_gallery_images(gallery, directory or ".")
+            images.append(stored.load(str(reference)))
+            gallery_ids.append(str(reference))
+        else:
+            raise ValueError(
+                f"{str(reference)!r} is no image file, and no id of the gallery's {len(gallery)} images. An id is for "
+                f"example {gallery.ids[:1]}."
+            )
+        names.append(str(path) if path.is_file() else str(reference) if is_name else "image")
+    return References(images, names, [id_ for id_ in gallery_ids if id_ is not None])
+
+
+def _id_of_path(gallery: Gallery, directory: str | os.PathLike | None, path: Path) -> str | None:
+    """The gallery id of an image file, if the gallery was made from a folder that holds it."""
+    if gallery.source is None or gallery.source["type"] != "folder":
+        return None
+    roots = [Path(gallery.source["path"])]
+    if "relative" in gallery.source and directory is not None:
+        roots.append(Path(directory) / gallery.source["relative"])
+    for root in roots:
+        try:
+            id_ = path.resolve().relative_to(root.resolve()).as_posix()
+        except ValueError:
+            continue
+        if id_ in gallery:
+            return id_
+    return None

@@ -1,0 +1,257 @@
+"""The one loop and the one store: parallel, resumable, shared, and honest about what is broken and what is not."""
+
+import errno
+import gc
+import json
+import pickle
+import signal
+import weakref
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from children import exit_status, start
+from conftest import random_picture
+from PIL import Image
+
+from hycir_hf.files import passing_error
+from hycir_hf.images import FolderSource, ImageStore, ListSource, encode_images, encode_list, encoding
+
+
+class Pixels:
+    """An encoder whose value is the image's first pixel, `(1, 3)`."""
+
+    settings = MappingProxyType({"encoder": "pixels"})
+
+    def __init__(self):
+        self.batches = []
+
+    def prepare(self, image_id, image):
+        return np.asarray(image)[0, 0]
+
+    def encode(self, prepared):
+        self.batches.append(len(prepared))
+        return np.stack(prepared).astype(np.float32)[:, None]
+
+
+class Texts(Pixels):
+    settings = MappingProxyType({"encoder": "texts"})
+
+    def encode(self, prepared):
+        return [f"pixel {pixel.tolist()} é" for pixel in prepared]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "images"
+    path.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 2 * number, 0)).save(path / f"{number:02d}.png")
+    return path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(encoding, "BLOCK_SIZE", 8)
+
+
+def encode(source, place, encoder=None, **options):
+    return encode_images(source, encoder or Pixels(), place, **{"progress": False, "batch_size": 4} | options)
+
+
+def expected(numbers):
+    return np.array([[number, 2 * number, 0] for number in numbers], np.float32)
+
+
+def test_values_come_back_in_the_order_of_the_source(folder, tmp_path, small_blocks):
+    store, report = encode(FolderSource(folder), tmp_path / "store")
+    assert store.is_complete and report.num_encoded == 20 and len(store.ids) == 20
+    np.testing.assert_array_equal(store.read(range(20)), expected(range(20)))
+    opened = ImageStore.open(tmp_path / "store")
+    assert opened.ids == store.ids and opened.value_shape == (1, 3)
+    np.testing.assert_array_equal(opened.read([19, 0, 7, 7]), expected([19, 0, 7, 7]))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).read([3]), expected([3]))
+    assert len(list((tmp_path / "store" / "blocks").iterdir())) == 3
+
+
+def test_values_are_mapped_not_copied(folder, tmp_path):
+    store, _ = encode(FolderSource(folder), tmp_path / "store")
+    [block] = (tmp_path / "store" / "blocks").iterdir()
+    vectors = store._vectors(0)
+    assert not vectors.flags.owndata and not vectors.flags.writeable
+    if Path("/proc/self/maps").exists():
+        assert block.name in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+def test_texts_can_be_stored(folder, tmp_path):
+    store, _ = encode(FolderSource(folder), tmp_path / "store", Texts())
+    assert store.texts()["07.png"] == "pixel [7, 14, 0] é"
+    assert list(ImageStore.open(tmp_path / "store").texts()) == store.ids
+
+
+def test_ids_of_any_name_survive(tmp_path):
+    ids = ["ä/ö ü.png", "日本.jpg", "bad-\udcff.png", "with\nnewline", "😀"]
+    images = [Image.new("RGB", (2, 2), (number, 0, 0)) for number in range(5)]
+    encode(ListSource(images, ids), tmp_path / "store")
+    opened = ImageStore.open(tmp_path / "store")
+    assert opened.ids == ids and opened.read([4])[0, 0] == 4
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "EMFILE", "ENFILE", "ENOSPC", "ENOMEM", "ETIMEDOUT"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_failing_storage_stops_the_run_and_is_never_noted(name, wrapped, folder, tmp_path, monkeypatch):
+    source, place = FolderSource(folder), tmp_path / "store"
+    load = source.load
+
+    def fail(row):
+        if row != 9:
+            return load(row)
+        error = OSError(getattr(errno, name), "from the file server")
+        if wrapped:
+            raise ValueError("the image cannot be read") from error
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "load", fail)
+        with pytest.raises(OSError, match=r"09\.png.*from the file server"):
+            encode(source, place)
+    store, report = encode(source, place)
+    assert store.skipped == [] and report.num_reused >= 4
+    np.testing.assert_array_equal(store.read(range(20)), expected(range(20)))
+
+
+def test_a_failing_storage_is_noticed_while_files_are_listed(folder, tmp_path, monkeypatch):
+    source = FolderSource(folder)
+
+    def fail(self, **options):
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(OSError, match="stale file handle"):
+        source.stamp(0)
+
+
+def test_broken_images_are_skipped_named_and_noted(folder, tmp_path):
+    (folder / "05.png").write_bytes(b"no image")
+    (folder / "06.png").write_bytes((folder / "06.png").read_bytes()[:50])
+    said = []
+    store, _ = encode(FolderSource(folder), tmp_path / "store", on_skip=lambda *line: said.append(line))
+    assert [id_ for id_, _ in store.skipped] == ["05.png", "06.png"] == [id_ for id_, _ in said]
+    assert all(reason for _, reason in store.skipped) and len(store.ids) == 18
+    again, report = encode(FolderSource(folder), tmp_path / "store")
+    assert again.skipped == store.skipped and report.num_encoded == 0 and report.skipped == []
+    assert ImageStore.open(tmp_path / "store").skipped == store.skipped
+    Image.new("RGB", (8, 8), (5, 10, 0)).save(folder / "05.png")
+    mended, report = encode(FolderSource(folder), tmp_path / "store")
+    assert report.num_encoded == 1 and [id_ for id_, _ in mended.skipped] == ["06.png"]
+
+
+def test_what_is_gone_leaves_no_file(folder, tmp_path, small_blocks):
+    encode(FolderSource(folder), tmp_path / "store", batch_size=8)
+    for number in range(8):
+        (folder / f"{number:02d}.png").unlink()
+    store, report = encode(FolderSource(folder), tmp_path / "store", batch_size=8)
+    assert report.num_encoded == 0 and len(store.ids) == 12
+    assert len(list((tmp_path / "store" / "blocks").iterdir())) == 2
+    assert len(list((tmp_path / "store").glob("rows-*.arrow"))) == 1
+    np.testing.assert_array_equal(store.read([0]), expected([8]))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_complete_one_store(count, folder, tmp_path, small_blocks):
+    source, place = FolderSource(folder), tmp_path / "store"
+    reports = []
+    for index in reversed(range(count)):
+        store, report = encode(source, place, num_shards=count, shard_index=index)
+        assert store.is_complete == (index == 0)
+        reports.append(report.num_encoded)
+    assert sum(reports) == 20
+    np.testing.assert_array_equal(store.read(range(20)), expected(range(20)))
+    with pytest.raises(FileNotFoundError, match="other"):
+        encode(source, tmp_path / "other", num_shards=2, shard_index=1)
+        ImageStore.open(tmp_path / "other")
+
+
+def _encode_and_die(folder, place):
+    encoding.BLOCK_SIZE = 8
+    append = ImageStore.append
+
+    def append_and_die(self, *values):
+        append(self, *values)
+        signal.raise_signal(signal.SIGKILL)
+
+    ImageStore.append = append_and_die
+    encode(FolderSource(folder), place)
+
+
+def test_a_killed_run_resumes_with_the_same_batches(folder, tmp_path, small_blocks):
+    whole, _ = encode(FolderSource(folder), tmp_path / "whole")
+    assert exit_status(start(_encode_and_die, folder, tmp_path / "killed")) == -signal.SIGKILL
+    encoder = Pixels()
+    resumed, report = encode(FolderSource(folder), tmp_path / "killed", encoder)
+    assert (report.num_reused, encoder.batches) == (8, [4, 4, 4])
+    np.testing.assert_array_equal(resumed.read(range(20)), whole.read(range(20)))
+    names = [sorted(path.name for path in (tmp_path / name / "blocks").iterdir()) for name in ("whole", "killed")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("pattern", ["blocks/*.arrow", "rows-*.arrow", "manifest.json"])
+def test_a_damaged_file_is_named_or_made_again(pattern, folder, tmp_path):
+    place = tmp_path / "store"
+    encode(FolderSource(folder), place)
+    [path] = place.glob(pattern)
+    content = path.read_bytes()
+    for damaged in (content[:-5], content[: len(content) // 2], b"", content[:60] + b"\xff" + content[61:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=path.name):
+            ImageStore.open(place).read([0])
+    path.write_bytes(content)
+    np.testing.assert_array_equal(ImageStore.open(place).read([0]), expected([0]))
+
+
+def test_other_settings_and_other_folders_are_refused(folder, tmp_path):
+    encode(FolderSource(folder), tmp_path / "store")
+    with pytest.raises(ValueError, match=r"store.*encoder.*pixels.*texts"):
+        encode(FolderSource(folder), tmp_path / "store", Texts())
+    with pytest.raises(ValueError, match=r"images.*00\.png|images.*\.png"):
+        encode(FolderSource(folder), folder)
+    (tmp_path / "store" / "manifest.json").write_text(json.dumps({"format": "other", "format_version": 1}))
+    with pytest.raises(ValueError, match=r"manifest\.json.*other"):
+        ImageStore.open(tmp_path / "store")
+
+
+def test_decoded_images_do_not_pile_up(folder, tmp_path):
+    """A batch of 64 photographs of 12 megapixels takes 2 GB decoded: only what `prepare` gives is kept."""
+    decoded, alive = [], []
+
+    class Watching(Pixels):
+        def prepare(self, image_id, image):
+            decoded.append(weakref.ref(image))
+            return super().prepare(image_id, image).copy()
+
+        def encode(self, prepared):
+            gc.collect()
+            alive.append(sum(image() is not None for image in decoded))
+            return super().encode(prepared)
+
+    encode(FolderSource(folder), tmp_path / "store", Watching(), batch_size=10, num_workers=4)
+    assert len(decoded) == 20 and max(alive) <= 4
+
+
+def test_a_list_is_encoded_in_order_and_a_broken_image_is_named():
+    images = [random_picture(seed) for seed in range(5)]
+    values = encode_list(images, Pixels(), batch_size=2, progress=False)
+    assert values.shape == (5, 1, 3) and values[3, 0].tolist() == list(images[3].getpixel((0, 0)))
+    with pytest.raises(ValueError, match="image two"):
+        encode_list([images[0], b"no image"], Pixels(), ["one", "two"], progress=False)
+    with pytest.raises(ValueError, match="no images"):
+        encode_list([], Pixels())
+
+
+def test_only_passing_errors_pass():
+    assert passing_error(OSError(errno.ESTALE, "stale")) is not None
+    assert passing_error(FileNotFoundError(errno.ENOENT, "gone")) is None
+    assert passing_error(PermissionError(errno.EACCES, "no")) is None
+    assert passing_error(OSError("cannot identify image file")) is None
+    assert passing_error(ValueError("broken")) is None
