@@ -15,13 +15,15 @@ import pytest
 from conftest import random_picture
 from datasets import load_dataset
 
-from hycir_hf.cli.main import build_parser, main
+from hycir_hf.cli import main as cli
 from hycir_hf.retriever import ImageRetriever
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:<!-- skip: (?P<skip>.+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+IS_NEW_CLI = hasattr(cli, "build_app")
+needs_new_cli = pytest.mark.xfail(not IS_NEW_CLI, reason="the docs show the command line of the second edition")
 NAMES = ("woman firefighter", "man firefighter", "firefighter", "singer", "supervillain", "man cook", "woman cook")
 
 
@@ -44,6 +46,13 @@ def commands(page: Path) -> list[list[str]]:
         line for one in blocks(page) if one.language == "bash" for line in one.text.replace("\\\n", "").splitlines()
     ]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def hycir_commands(page: Path) -> list[list[str]]:
+    """What stands behind `hycir`, or behind `accelerate launch -m hycir_hf.cli`."""
+    starts = {"hycir", "hycir_hf.cli"}
+    found = [(words, next((n for n, word in enumerate(words) if word in starts), None)) for words in commands(page)]
+    return [words[start + 1 :] for words, start in found if start is not None]
 
 
 def relative(page: Path) -> str:
@@ -96,9 +105,10 @@ def test_python_blocks_run(page, workplace, capsys):
             assert said in printed
 
 
+@needs_new_cli
 def test_the_first_search_finds_what_the_readme_prints(workplace, capsys):
     [search] = [words for words in commands(ROOT / "README.md") if words[:3] == ["hycir", "search", "demo/gallery"]]
-    assert main(search[1:]) == 0
+    assert cli.main(search[1:]) == 0
     row = re.compile(r"^ +(\d+) +\+(0\.\d+) +(.+)$", re.MULTILINE)
     [shown] = [one.text for one in blocks(ROOT / "README.md") if one.language == "text"]
     found, said = row.findall(capsys.readouterr().out), row.findall(shown)
@@ -107,17 +117,13 @@ def test_the_first_search_finds_what_the_readme_prints(workplace, capsys):
     assert Path(search[search.index("--html") + 1]).stat().st_size > 1000
 
 
-HYCIR = [(page, words) for page in PAGES for words in commands(page) if "hycir" in words[0] or "hycir_hf.cli" in words]
-
-
-@pytest.mark.parametrize(("page", "words"), HYCIR, ids=[f"{relative(page)}-{' '.join(it)}"[:90] for page, it in HYCIR])
-def test_commands_parse(page, words):
-    """By the real parser, which exits with 2 where a command, an option or a value is wrong."""
-    start = words.index("hycir_hf.cli") + 1 if "hycir_hf.cli" in words else 1
-    try:
-        build_parser().parse_args(words[start:])
-    except SystemExit as error:
-        assert error.code == 0, f"{relative(page)}: {' '.join(words)}"  # --version
+@needs_new_cli
+@pytest.mark.parametrize("page", [page for page in PAGES if any(hycir_commands(page))], ids=relative)
+def test_commands_parse(page):
+    """By the real parser: it refuses unknown commands, options and settings, and values of a wrong type."""
+    app = cli.build_app()
+    for words in hycir_commands(page):
+        app.parse_args(words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
