@@ -13,6 +13,8 @@ from .options import Debug, Device
 app = App(
     name="app",
     help_epilogue="""\
+Ctrl-C stops the page.
+
 Examples:
   hycir app gallery
   hycir app gallery --port 8000 --max-upload 5""",
@@ -31,7 +33,7 @@ def serve(
     device: Device = None,
     common: Debug | None = None,
 ) -> None:
-    """Search a gallery in the browser. Ctrl-C stops the page.
+    """Search a gallery in the browser.
 
     Args:
         gallery: Folder that `hycir index` made.

@@ -10,9 +10,10 @@ app = App(
     name="convert",
     help_epilogue="""\
 Examples:
-  hycir convert SEARLE_ViT-L14.pt --encoder openai/clip-vit-large-patch14 --output searle
-  hycir convert blip_coco_retrieval.pth --encoder Salesforce/blip-itm-base-coco \\
-      --output blip""",
+  hycir convert SEARLE_ViT-L14.pt --encoder openai/clip-vit-large-patch14 \\
+      --output searle
+  hycir convert blip_coco_retrieval.pth \\
+      --encoder Salesforce/blip-itm-base-coco --output blip""",
 )
 
 
@@ -26,7 +27,7 @@ def convert(
     prompt: str | None = None,
     common: Common | None = None,
 ) -> Report:
-    """Convert a checkpoint of the original Pic2Word, SEARLE, LinCIR or BLIP code into a HyCIR model.
+    """Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.
 
     Args:
         checkpoint: The .pt or .pth file.

@@ -11,8 +11,11 @@ from .options import Columns, Common, Device, Model, OutputFolder, Report, Switc
 app = App(
     name="features",
     help_epilogue="""\
+If the command is interrupted, run it again to resume.
+
 Examples:
-  hycir features photos --model openai/clip-vit-large-patch14 --output features/photos
+  hycir features photos --model openai/clip-vit-large-patch14 \\
+      --output features/photos
   hycir features 'cc3m/*.tar' --model openai/clip-vit-large-patch14 \\
       --output features/cc3m --views 4""",
 )
@@ -36,9 +39,7 @@ def features(
     device: Device = None,
     common: Common | None = None,
 ) -> Report:
-    """Encode images once into a feature cache, so that training does not encode them again.
-
-    If the command is interrupted, run it again to resume.
+    """Encode images once into a feature cache, for training.
 
     Args:
         images: Folder of images, PATH[:CONFIG] of a dataset, .tar shards or a .tsv.

@@ -16,6 +16,8 @@ from .options import Columns, Common, Device, Model, OutputFolder, Report, shown
 app = App(
     name="index",
     help_epilogue="""\
+If the command is interrupted, run it again to resume.
+
 Examples:
   hycir index photos --model path/to/model --output gallery
   hycir index path/to/data:images --split test --model OWNER/MODEL \\
@@ -37,8 +39,6 @@ def index(
     common: Common | None = None,
 ) -> Report:
     """Encode images into a gallery that can be searched.
-
-    If the command is interrupted, run it again to resume.
 
     Args:
         images: Folder of images, or a dataset as PATH[:CONFIG].

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from .. import __version__
 from ..settings import ParameterError
@@ -24,11 +24,11 @@ _COMMANDS = {
     "search": "Search a gallery with a reference image and a text.",
     "app": "Search a gallery in the browser.",
     "syncir": "Make training triplets from unlabeled images.",
-    "features": "Encode images once, for training.",
-    "train": "Train a mapper.",
-    "evaluate": "Evaluate on a benchmark, score rankings, compare results.",
-    "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint.",
-    "push": "Upload a model or a dataset to the Hugging Face Hub.",
+    "features": "Encode images once into a feature cache, for training.",
+    "train": "Train a mapper with HyCIR's hybrid objective, or another one.",
+    "evaluate": "Evaluate a model on a benchmark, score rankings, compare results.",
+    "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.",
+    "push": "Upload a model or a triplet dataset to the Hugging Face Hub.",
 }
 """A command's name -> its line in `hycir --help`. The command stands in the file of that name."""
 
@@ -76,6 +76,7 @@ def build_app() -> App:
         help_format="plaintext",
         help_epilogue=_EPILOGUE,
         version=__version__,
+        default_parameter=Parameter(negative_iterable=(), allow_repeating=True),
         print_error=False,
         exit_on_error=False,
     )

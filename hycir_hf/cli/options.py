@@ -33,8 +33,12 @@ class Columns:
     """Which part of a dataset holds the images."""
 
     split: Annotated[str | None, Parameter(help="Split. Needed if the dataset has several.", metavar="NAME")] = None
-    image_column: Annotated[str | None, Parameter(help="Image column. By default 'image', or the only one.", metavar="NAME")] = None
-    id_column: Annotated[str | None, Parameter(help="Id column. By default 'image_id', or the row number.", metavar="NAME")] = None
+    image_column: Annotated[
+        str | None, Parameter(help="Image column. By default 'image', or the only one.", metavar="NAME")
+    ] = None
+    id_column: Annotated[
+        str | None, Parameter(help="Id column. By default 'image_id', or the row number.", metavar="NAME")
+    ] = None
 
 
 @Parameter(name="*", group=_OUTPUT)
@@ -86,7 +90,7 @@ def list_settings(settings: type[Settings]) -> str:
             heading = group
         indent = " " * (width + 2)
         text = f"  {entry.name:{width}}{_help(entry)}"
-        lines.append(textwrap.fill(text, 100, subsequent_indent=indent))
+        lines.append(textwrap.fill(text, 79, subsequent_indent=indent, break_on_hyphens=False))
     return "\n".join(lines).strip()
 
 
@@ -112,9 +116,9 @@ def _flag(entry: dataclasses.Field, group: Group) -> Any:
     """A setting as cyclopts takes it; nested values are given as JSON."""
     kind, _ = kind_of(entry)
     if kind == list[str]:
-        return Annotated[kind, Parameter(help=_help(entry), group=group, consume_multiple=True, negative="")]
+        return Annotated[kind, Parameter(help=_help(entry), group=group, consume_multiple=True)]
     if typing.get_origin(kind) in (list, dict):
-        reader = Parameter(converter=_read_json, metavar="JSON", negative="", accepts_keys=False, n_tokens=1)
+        reader = Parameter(converter=_read_json, metavar="JSON", accepts_keys=False, n_tokens=1)
         return Annotated[Any, Parameter(help=_help(entry), group=group), reader]
     return Annotated[kind, Parameter(help=_help(entry), group=group)]
 
@@ -125,6 +129,6 @@ def _read_json(kind: Any, tokens: Sequence[Any]) -> Any:
 
 def _help(entry: dataclasses.Field) -> str:
     default = entry.default
-    if default in (None, "", False) or default is dataclasses.MISSING:
+    if default is False or default in (None, "", dataclasses.MISSING):
         return entry.metadata["help"]
     return f"{entry.metadata['help']} [default: {'yes' if default is True else default}]"

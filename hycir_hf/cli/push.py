@@ -1,9 +1,8 @@
 """`hycir push`: a model or a dataset to the Hub."""
 
 import sys
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 import hycir_hf
 
@@ -12,6 +11,8 @@ from .options import Common, Report, Switch, shown, some
 app = App(
     name="push",
     help_epilogue="""\
+The repository is private unless you pass --public.
+
 Examples:
   hycir push path/to/model OWNER/my-hycir
   hycir push triplets OWNER/my-triplets --public""",
@@ -27,11 +28,11 @@ def push(
     public: Switch = False,
     yes: Switch = False,
     license: str | None = None,
-    dataset: Annotated[list[str] | None, Parameter(negative="")] = None,
+    dataset: list[str] | None = None,
     message: str | None = None,
     common: Common | None = None,
 ) -> Report:
-    """Upload a model or a SynCir dataset to the Hugging Face Hub. It is private unless you pass --public.
+    """Upload a model or a triplet dataset to the Hugging Face Hub.
 
     Args:
         folder: Saved model, or dataset that `hycir syncir run` made.

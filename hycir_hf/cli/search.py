@@ -20,7 +20,7 @@ app = App(
     name="search",
     help_epilogue="""\
 Example:
-  hycir search gallery --image cat.jpg --text "make it black" -k 5 --html found.html""",
+  hycir search gallery --image cat.jpg --text "make it black" --html found.html""",
 )
 
 
@@ -31,11 +31,11 @@ def search(
     *,
     image: list[str],
     text: str,
-    k: Annotated[PositiveInt, Parameter(name=["--k", "-k"])] = 10,
+    k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
     model: Annotated[str | None, Parameter(alias="-m", metavar="MODEL")] = None,
-    exclude_reference: Annotated[list[str] | None, Parameter(negative="")] = None,
+    exclude_reference: list[str] | None = None,
     keep_reference: Switch = False,
-    html: str | None = None,
+    html: Annotated[str | None, Parameter(metavar="FILE")] = None,
     device: Device = None,
     common: Common | None = None,
 ) -> Report:
@@ -47,7 +47,7 @@ def search(
         text: What to change in the reference image. An empty text ("") searches with the image alone.
         k: Number of results.
         model: HyCIR model: folder or Hub id. By default the one that made the gallery.
-        exclude_reference: Gallery id to exclude. Repeatable. Detected if REF is inside the indexed folder.
+        exclude_reference: Gallery id to exclude; detected if the reference is in the indexed folder. Repeatable.
         keep_reference: Keep the reference image in the results.
         html: Write a page with the images to this file.
     """

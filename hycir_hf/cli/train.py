@@ -20,9 +20,13 @@ else:
 app = App(
     name="train",
     help_epilogue="""\
+Each setting is a flag (--max-grad-norm 1) and a key of the --config file
+(max_grad_norm: 1). If the command is interrupted, run it again to resume.
+
 Examples:
   hycir train --config examples/configs/clip_vit_l14_paper.yaml
-  hycir train --config examples/configs/emoji.yaml --steps 1000 --output-dir output/try
+  hycir train --config examples/configs/emoji.yaml --steps 1000 \\
+      --output-dir output/try
   accelerate launch -m hycir_hf.cli train \\
       --config examples/configs/clip_vit_l14_paper.yaml --mixed-precision bf16""",
 )
@@ -37,11 +41,8 @@ def train(
 ) -> Report | None:
     """Train a mapper with HyCIR's hybrid objective, or another one.
 
-    If the command is interrupted, run it again to resume.
-
     Args:
-        config: YAML file of settings. Each flag below is also a key of it (--learning-rate: learning_rate); a flag
-            replaces the file's value.
+        config: YAML file of settings. A flag replaces the file's value.
     """
     arguments = HybridTrainingArguments.from_yaml(config, **(settings or {}))  # all complaints, before torch is loaded
     logging.basicConfig(format="%(message)s")

@@ -9,11 +9,9 @@ scoring.py      rankings to each query's values, bootstrap intervals
 results.py      EvaluationResults: JSON, paired comparison
 submissions.py  the test servers' files: written, checked, scored
 report.py       tables and the HTML page
-command.py      what `hycir evaluate` does
 """
 
 from .benchmarks import BENCHMARKS, Benchmark, BenchmarkData, BenchmarkPart, SubmissionFile
-from .command import run_comparison, run_evaluation, run_scoring
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
@@ -32,8 +30,8 @@ from .methods import (
 )
 from .pictures import PictureRegion, open_picture
 from .reading import EMOJI_VENDORS, AnnotationsMissingError, read_benchmark
-from .report import render_report
-from .results import Difference, EvaluationResults, compare_results
+from .report import difference_table, render_report, render_table, result_tables
+from .results import Difference, EvaluationResults, compare_results, main_method
 from .scoring import PartScores, mean_intervals, score_part
 from .submissions import read_rankings, score_rankings, write_submission
 
@@ -59,10 +57,12 @@ __all__ = [
     "combiner_method",
     "compare_results",
     "compose",
+    "difference_table",
     "encode_images",
     "encode_texts",
     "evaluate_benchmark",
     "language_method",
+    "main_method",
     "mean_intervals",
     "open_picture",
     "part_features",
@@ -70,9 +70,8 @@ __all__ = [
     "read_benchmark",
     "read_rankings",
     "render_report",
-    "run_comparison",
-    "run_evaluation",
-    "run_scoring",
+    "render_table",
+    "result_tables",
     "score_part",
     "score_rankings",
     "slerp",

@@ -58,9 +58,12 @@ __all__ = [
     "find_image_groups",
     "find_image_pairs",
     "language_similarity",
+    "load_captioner",
     "pairs_of_groups",
     "parse_query_text",
     "refilter",
+    "run_launched",
+    "share_kept",
 ]
 
 if TYPE_CHECKING:
