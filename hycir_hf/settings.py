@@ -121,6 +121,9 @@ class Settings:
             value, rule = getattr(self, entry.name), entry.metadata
             if value is None:
                 continue
+            kind, is_optional = kind_of(entry)
+            if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+                found.append(f"{entry.name} must be {_expected(kind, is_optional)}, but it is {value!r}")
             if rule["at_least"] is not None and not value >= rule["at_least"]:  # `not`: NaN is in no range
                 found.append(f"{entry.name} must be at least {rule['at_least']}, but it is {value}")
             if rule["at_most"] is not None and not value <= rule["at_most"]:
@@ -170,10 +173,8 @@ def _converted(value: Any, kind: Any, is_optional: bool) -> Any:
         if kind is bool and isinstance(value, bool):
             return value
         raise TypeError
-    if origin is Literal:
-        if value in typing.get_args(kind):
-            return value
-        raise ValueError
+    if origin is Literal:  # which text is a question of range
+        origin = str
     if kind is int and isinstance(value, float):
         if not value.is_integer():  # also infinity and NaN
             raise ValueError

@@ -10,7 +10,6 @@ from cyclopts import App, Group, Parameter
 import hycir_hf
 
 from ..files import write_json, write_text
-from ..names import resolve_model
 from ..settings import ParameterError
 from .models import load_model
 from .options import Common, Device, Model, Report, Switch
@@ -114,7 +113,6 @@ def run(
     evaluation = hycir_hf.evaluation
     names = _checked_methods(methods, [*evaluation.TRAINING_FREE, evaluation.MAPPER, *further])
     shown_pair = _pair(pair, names, html)
-    resolve_model(model, "HyCIR model")
     read = evaluation.read_benchmark(benchmark, data, split, part_names=part, allow_missing=allow_missing)
     _check_purpose(read, {"output": output, "html": html}, submission, part)
     loaded = load_model(model, device)

@@ -72,12 +72,13 @@ class Report:
 
 def flags_of(settings: type[Settings]) -> Any:
     """Make a settings class's flags: the type of a dictionary that holds those that were given."""
+    make_type: Any = TypedDict
     groups: dict[str, Group] = {}
     flags = {}
     for entry, name in _with_groups(settings):
         group = groups.setdefault(name, Group(name, sort_key=1 + len(groups)))
         flags[entry.name] = _flag(entry, group)
-    return Annotated[TypedDict("Flags", flags, total=False), Parameter(name="*")]  # type: ignore[misc]
+    return Annotated[make_type("Flags", flags, total=False), Parameter(name="*")]
 
 
 def list_settings(settings: type[Settings]) -> str:

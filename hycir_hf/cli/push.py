@@ -1,7 +1,5 @@
 """`hycir push`: a model or a dataset to the Hub."""
 
-import sys
-
 from cyclopts import App
 
 import hycir_hf
@@ -61,5 +59,7 @@ def push(
 
 
 def _confirm(question: str) -> bool:
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
