@@ -1,7 +1,7 @@
 """What mkdocs generates at build time: the tables of settings and the help of every command.
 
-A page holds a line like `<!-- settings: hycir_hf.syncir.SynCirConfig -->` or `<!-- command: index -->`; the generated part is
-put behind it. A setting's meaning is its field's `help`, or its line in the class's docstring.
+A page holds a line like `<!-- settings: hycir_hf.syncir.SynCirConfig -->` or `<!-- command: index -->`; the generated
+part is put behind it. A setting's meaning is its field's `help`, or its line in the class's docstring.
 """
 
 import dataclasses
