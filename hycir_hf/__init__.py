@@ -20,6 +20,8 @@ _MODULE_OF_NAME = {
     "RetrievalResults": "retrieval",
 }
 
+_SUBPACKAGES = ("app", "evaluation", "hub", "images", "retrieval", "syncir", "training")
+
 __all__ = [
     "Gallery",
     "HyCIRConfig",
@@ -47,6 +49,8 @@ def _register_auto_classes() -> None:
 
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first asked for (PEP 562)."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _register_auto_classes()

@@ -1,4 +1,4 @@
-"""`hycir evaluate --methods`: the mapper, a trained combiner and CIReVL's way in one table."""
+"""`hycir evaluate run --methods`: the mapper, a trained combiner and CIReVL's way in one table."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,18 @@ def cirr(tmp_path_factory):
 @pytest.fixture
 def evaluate(model_path, cirr, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return ["evaluate", "--model", model_path, "--benchmark", "cirr", "--data", str(cirr), "--json", "results.json"]
+    return [
+        "evaluate",
+        "run",
+        "--model",
+        model_path,
+        "--benchmark",
+        "cirr",
+        "--data",
+        str(cirr),
+        "--output",
+        "results.json",
+    ]
 
 
 def query(**values):
@@ -173,9 +184,9 @@ def test_an_endpoint_that_fails_is_one_line_and_keeps_the_answers(evaluate, caps
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--methods", "magic"], "Expected methods of"),
-        (["--methods", "combiner"], "a combiner needs --combiner"),
-        (["--methods", "mapper", "slerp", "--pair", "mapper", "image only"], "Expected methods of ['mapper', 'slerp']"),
+        (["--methods", "magic"], "magic"),
+        (["--methods", "combiner"], "--combiner"),
+        (["--methods", "mapper", "slerp", "--pair", "mapper", "image only"], "image only"),
     ],
 )
 def test_unknown_methods_are_one_line(evaluate, arguments, words, capsys):
@@ -184,11 +195,10 @@ def test_unknown_methods_are_one_line(evaluate, arguments, words, capsys):
 
 def test_a_combiner_of_another_width_is_refused(evaluate, tmp_path, capsys):
     CombinerHead(5).save_pretrained(tmp_path / "combiner")
-    assert "a combiner of width" in failing([*evaluate, "--combiner", str(tmp_path / "combiner")], capsys)
+    assert "width 5" in failing([*evaluate, "--combiner", str(tmp_path / "combiner")], capsys)
 
 
 def test_options_of_cirevl_go_together(evaluate, capsys):
     for options in (["--llm", "m"], ["--captioner", "c"], ["--base-url", "u"]):
-        with pytest.raises(SystemExit) as caught:
-            main([*evaluate, *options])
-        assert caught.value.code == 2 and "cirevl needs --captioner and --llm" in capsys.readouterr().err
+        assert main([*evaluate, *options]) == 2
+        assert "(--captioner, --llm)" in capsys.readouterr().err

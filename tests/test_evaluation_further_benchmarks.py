@@ -163,15 +163,15 @@ def model_path(tmp_path_factory):
 )
 def test_a_model_is_evaluated_and_its_files_score_the_same(name, columns, model_path, tmp_path, capsys):
     root = MAKERS[name](tmp_path / "data")
-    command = ["evaluate", "--model", model_path, "--benchmark", name, "--data", str(root)]
+    command = ["evaluate", "run", "--model", model_path, "--benchmark", name, "--data", str(root)]
     results = tmp_path / "results.json"
     extra = ["--submission", str(tmp_path / "files"), "--html", str(tmp_path / "page.html")]
-    assert main([*command, "--json", str(results), *extra]) == 0
+    assert main([*command, "--output", str(results), *extra]) == 0
     assert columns in capsys.readouterr().out and (tmp_path / "page.html").stat().st_size > 10_000
     (path,) = (tmp_path / "files").iterdir()
     again = tmp_path / "again.json"
-    command = ["evaluate", "--benchmark", name, "--data", str(root), "--predictions", str(path)]
-    assert main([*command, "--json", str(again)]) == 0
+    command = ["evaluate", "score", str(path), "--benchmark", name, "--data", str(root)]
+    assert main([*command, "--output", str(again)]) == 0
     assert (
         json.loads(again.read_text())["results"]["predictions"] == json.loads(results.read_text())["results"]["mapper"]
     )

@@ -395,7 +395,7 @@ def test_public_asks_before(hub, folder, monkeypatch, capsys):
     for answer in ("", "n\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         assert main(command) == 1 and hub.repos == {}
-    assert "yes" in capsys.readouterr().err
+    assert "--yes" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert main(command) == 0 and not hub.repo("ann/emoji").private
     assert "(public)" in capsys.readouterr().out

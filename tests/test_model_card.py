@@ -110,14 +110,14 @@ def test_the_cards_code_runs(tmp_path, monkeypatch):
 
 
 def test_from_evaluation_to_card_by_its_json_alone(tmp_path):
-    """`hycir evaluate --json` into the model's folder: the card's metadata hold what it wrote."""
+    """`hycir evaluate run --output` into the model's folder: the card's metadata hold what it wrote."""
     folder = tmp_path / "model"
     HyCIRModel.from_encoder(build_encoder("clip"), NUM_PSEUDO_TOKENS).save_pretrained(folder)
     build_processor().save_pretrained(folder)
     cirr, fashioniq = make_cirr(tmp_path / "cirr"), make_fashioniq(tmp_path / "fashioniq")
     for name, data in (("cirr", cirr), ("fashioniq", fashioniq)):
-        command = ["evaluate", "--model", str(folder), "--benchmark", name, "--data", str(data)]
-        assert main([*command, "--json", str(folder / f"results_{name}.json")]) == 0
+        command = ["evaluate", "run", "--model", str(folder), "--benchmark", name, "--data", str(data)]
+        assert main([*command, "--output", str(folder / f"results_{name}.json")]) == 0
     text = ModelCardFacts.from_folder(folder, "ann/model").render()
     card = ModelCard(text, ignore_metadata_errors=False)
     name, results = model_index_to_eval_results(yaml.safe_load(text.split("---")[1])["model-index"])

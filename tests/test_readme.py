@@ -15,15 +15,13 @@ import pytest
 from conftest import random_picture
 from datasets import load_dataset
 
-from hycir_hf.cli import main as cli
+from hycir_hf.cli.main import build_app, main
 from hycir_hf.retriever import ImageRetriever
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:<!-- skip: (?P<skip>.+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
-IS_NEW_CLI = hasattr(cli, "build_app")
-needs_new_cli = pytest.mark.xfail(not IS_NEW_CLI, reason="the docs show the command line of the second edition")
 NAMES = ("woman firefighter", "man firefighter", "firefighter", "singer", "supervillain", "man cook", "woman cook")
 
 
@@ -105,10 +103,9 @@ def test_python_blocks_run(page, workplace, capsys):
             assert said in printed
 
 
-@needs_new_cli
 def test_the_first_search_finds_what_the_readme_prints(workplace, capsys):
     [search] = [words for words in commands(ROOT / "README.md") if words[:3] == ["hycir", "search", "demo/gallery"]]
-    assert cli.main(search[1:]) == 0
+    assert main(search[1:]) == 0
     row = re.compile(r"^ +(\d+) +\+(0\.\d+) +(.+)$", re.MULTILINE)
     [shown] = [one.text for one in blocks(ROOT / "README.md") if one.language == "text"]
     found, said = row.findall(capsys.readouterr().out), row.findall(shown)
@@ -117,11 +114,10 @@ def test_the_first_search_finds_what_the_readme_prints(workplace, capsys):
     assert Path(search[search.index("--html") + 1]).stat().st_size > 1000
 
 
-@needs_new_cli
 @pytest.mark.parametrize("page", [page for page in PAGES if any(hycir_commands(page))], ids=relative)
 def test_commands_parse(page):
     """By the real parser: it refuses unknown commands, options and settings, and values of a wrong type."""
-    app = cli.build_app()
+    app = build_app()
     for words in hycir_commands(page):
         app.parse_args(words)
 

@@ -1,16 +1,25 @@
 """Settings: YAML with flags over it, all complaints at once, recipes that parse."""
 
-import argparse
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hycir_hf.training import HybridTrainingArguments, parse_arguments
+from hycir_hf.cli.main import build_app
+from hycir_hf.training import HybridTrainingArguments
 from hycir_hf.training.arguments import TERMS
 
 GOOD = {"output_dir": "o", "encoder": "e", "unlabeled": "u", "triplets": "t", "steps": 3}
+
+
+def parse_arguments(words):
+    """The settings that `hycir train` makes of its words."""
+    _, bound, _ = build_app().parse_args(["train", *words])
+    return HybridTrainingArguments.from_yaml(bound.arguments.get("config"), **bound.arguments.get("settings", {}))
+
+
 CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
 
 
@@ -21,11 +30,14 @@ def test_flags_go_over_the_file(tmp_path):
         "max_grad_norm: null\nreport_to: tensorboard\nvalidation_options: {a: 1}\n"
     )
     arguments = parse_arguments(
-        ["--config", str(config), "--steps", "5", "--no-progress", "--compile", "--adam-beta2", "0.98"]
+        [
+            *("--config", str(config), "--steps", "5", "--no-progress", "--compile", "--adam_beta2", "0.98"),
+            *("--validation-options", '{"a": [1]}'),
+        ]
     )
     assert (arguments.steps, arguments.progress, arguments.compile) == (5, False, True)
     assert arguments.learning_rate == 1e-4 and arguments.adam_beta2 == 0.98  # YAML reads 1e-4 as a string
-    assert arguments.report_to == ["tensorboard"] and arguments.validation_options == {"a": 1}
+    assert arguments.report_to == ["tensorboard"] and arguments.validation_options == {"a": [1]}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +62,9 @@ def test_a_flag_makes_the_other_half_of_a_pair_give_way(tmp_path, flags, expecte
 @pytest.mark.parametrize("given", [["tensorboard,wandb"], ["tensorboard", "wandb"], "tensorboard, wandb"])
 def test_several_trackers(given):
     assert HybridTrainingArguments(**GOOD, report_to=given).report_to == ["tensorboard", "wandb"]
+    if isinstance(given, list):
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in GOOD.items()]
+        assert parse_arguments([*flags, "--report-to", *given]).report_to == ["tensorboard", "wandb"]
 
 
 def test_all_complaints_come_at_once():
@@ -63,7 +78,7 @@ def test_all_complaints_come_at_once():
         "either steps or epochs",
         "optimizer must be one of ['adam', 'adamw']",
         "learning_rate must be at least 0",
-        "mapper_dropout must be in [0, 1)",
+        "mapper_dropout must be below 1",
         "needs unlabeled images",
         "needs phrases",
     ):
@@ -73,18 +88,18 @@ def test_all_complaints_come_at_once():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"steps": 2.5}, "steps must be a int or null"),
+        ({"steps": 2.5}, "steps must be a whole number or null"),
         ({"steps": True}, "steps must be"),
-        ({"steps": float("inf")}, "steps must be a int or null, but it is inf"),
+        ({"steps": float("inf")}, "steps must be .* inf"),
         ({"report_to": [1]}, "report_to must be a list"),
         ({"num_views": 4}, "num_views needs unlabeled_features"),
         (
             {"encoder": None, "model": "m", "prompt": "{image}", "num_pseudo_tokens": 2},
             "num_pseudo_tokens, prompt would",
         ),
-        ({"learning_rate": "fast"}, "learning_rate must be a float"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number.*fast"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
-        ({"compile": "yes"}, "compile must be a bool"),
+        ({"compile": "yes"}, "compile must be .*yes"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
         ({"objective": "zs+nonsense"}, r"it has \['nonsense'\]"),
         ({"objective": "zs+zs"}, "a term twice"),
@@ -111,15 +126,15 @@ def test_objectives():
     ("content", "message"),
     [
         ("learning_rte: 1", "'learning_rte' .did you mean 'learning_rate'"),
-        ("- a\n- b", "found list"),
-        ("a: [", "Expected YAML in"),
+        ("- a\n- b", r"c\.yaml.* list"),
+        ("a: [", r"c\.yaml.*YAML"),
     ],
 )
 def test_wrong_files(tmp_path, content, message):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--config", str(tmp_path / "c.yaml")])
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match=r"none\.yaml"):
         parse_arguments(["--config", str(tmp_path / "none.yaml")])
 
 
@@ -141,17 +156,10 @@ def test_there_are_recipes():
 
 
 def test_settings_load_no_torch():
-    code = (
-        "import sys, argparse\nfrom hycir_hf.training.arguments import add_arguments\n"
-        "add_arguments(argparse.ArgumentParser())\nprint('torch' in sys.modules)"
-    )
+    code = "import sys, hycir_hf.training.arguments, hycir_hf.syncir.config\nprint('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_every_setting_has_its_flag_and_help():
-    from hycir_hf.training.arguments import add_arguments
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    assert "pseudo tokens of an image" in parser.format_help()
-    assert len([action for action in parser._actions if action.help]) == len(parser._actions)
+def test_every_setting_has_its_help_and_a_group():
+    entries = dataclasses.fields(HybridTrainingArguments)
+    assert entries[0].metadata["group"] and all(entry.metadata["help"].endswith(".") for entry in entries)

@@ -7,7 +7,6 @@ scoring.py      from rankings to each query's values, with bootstrap intervals
 results.py      EvaluationResults: JSON, paired comparison
 submissions.py  the test servers' files: written, checked, scored
 report.py       what tables and page of an evaluation show
-command.py      what `hycir evaluate` does
 """
 
 from ..retrieval.queries import MAPPER, TRAINING_FREE, compose, encode_texts, query_features, slerp
@@ -23,7 +22,6 @@ from .benchmarks import (
     open_image,
     read_benchmark,
 )
-from .command import run_comparison, run_evaluation, run_scoring
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
@@ -34,8 +32,8 @@ from .methods import (
     language_method,
     part_features,
 )
-from .report import render_report
-from .results import Difference, EvaluationResults, compare_results
+from .report import difference_table, render_report, render_table, result_tables
+from .results import Difference, EvaluationResults, compare_results, main_method
 from .scoring import PartScores, mean_intervals, score_part
 from .submissions import read_rankings, score_rankings, write_submission
 
@@ -61,10 +59,12 @@ __all__ = [
     "combiner_method",
     "compare_results",
     "compose",
+    "difference_table",
     "encode_images",
     "encode_texts",
     "evaluate_benchmark",
     "language_method",
+    "main_method",
     "mean_intervals",
     "open_image",
     "part_features",
@@ -72,9 +72,8 @@ __all__ = [
     "read_benchmark",
     "read_rankings",
     "render_report",
-    "run_comparison",
-    "run_evaluation",
-    "run_scoring",
+    "render_table",
+    "result_tables",
     "score_part",
     "score_rankings",
     "slerp",

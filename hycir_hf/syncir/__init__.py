@@ -28,9 +28,11 @@ _NAMES = {
     "llm.answers": ("Answer", "AnswerStore", "Failure", "Generator", "Question", "answer_prompts"),
     "llm.chat": ("BatchGenerator", "ChatGenerator"),
     "llm.local": ("LocalGenerator",),
-    "models": ("SynCirModels",),
+    "launch": ("run_launched",),
+    "models": ("SynCirModels", "load_captioner"),
     "pairs": ("find_image_groups", "find_image_pairs", "pairs_of_groups"),
     "query_texts": ("FEW_SHOT_PROMPT", "PAPER_PROMPT", "VISION_PROMPT", "Prompt", "parse_query_text"),
+    "report": ("count_rows", "share_kept"),
     "run": ("Estimate", "SynCirRun", "build_triplets"),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES.items() for name in names}
@@ -41,12 +43,14 @@ if TYPE_CHECKING:
     from .config import SynCirConfig
     from .dataset import refilter
     from .filter import FilterResult, Reason, filter_triplets, language_similarity
+    from .launch import run_launched
     from .llm.answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
     from .llm.chat import BatchGenerator, ChatGenerator
     from .llm.local import LocalGenerator
-    from .models import SynCirModels
+    from .models import SynCirModels, load_captioner
     from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
     from .query_texts import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
+    from .report import count_rows, share_kept
     from .run import Estimate, SynCirRun, build_triplets
 
 

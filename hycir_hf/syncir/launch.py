@@ -4,14 +4,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from ..settings import ParameterError
 from .run import SynCirRun
-
-
-def default_device() -> str:
-    """A GPU where there is one: this process's own under `accelerate launch`."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def run_launched(run: SynCirRun, until: str | None, num_shards: int, shard_index: int) -> dict[str, Any] | None:
@@ -32,9 +26,7 @@ def run_launched(run: SynCirRun, until: str | None, num_shards: int, shard_index
     from accelerate import PartialState
 
     if num_shards > 1:
-        raise ValueError(
-            "Expected --num-shards 1 under `accelerate launch`, which shares the stages itself. Leave it out."
-        )
+        raise ParameterError("`accelerate launch` shares the stages itself. Leave num_shards= out.", "num_shards")
     state = PartialState(cpu=run.device == "cpu", timeout=timedelta(days=7))  # the others wait for the first's stages
     for stage in ("features", "pairs", "captions"):
         if stage != "pairs":

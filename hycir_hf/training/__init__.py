@@ -20,13 +20,12 @@ _MODULE_OF_NAME = {
     "CombinerHead": "combiner",
     "HybridTrainer": "trainer",
     "HybridTrainingArguments": "arguments",
-    "parse_arguments": "arguments",
 }
 
-__all__ = ["CombinerHead", "HybridTrainer", "HybridTrainingArguments", "parse_arguments"]
+__all__ = ["CombinerHead", "HybridTrainer", "HybridTrainingArguments"]
 
 if TYPE_CHECKING:
-    from .arguments import HybridTrainingArguments, parse_arguments
+    from .arguments import HybridTrainingArguments
     from .combiner import CombinerHead
     from .trainer import HybridTrainer
 
