@@ -1,9 +1,9 @@
-"""Composed retrieval: a reference picture and a text find another picture.
+"""Composed retrieval: a reference image and a text find another image.
 
     python examples/retrieve.py
 
 Indexes 315 people by an emoji vendor that no training has seen, asks three composed queries, and prints what was found.
-For pictures of your own give `Gallery.from_images` a list of paths.
+For images of your own give `Gallery.from_images` a list of paths.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
     pip install "hycir_hf[sentence-transformers]"
     python examples/use_sentence_transformers.py
 
-Queries are pairs of a picture and a text, the corpus pictures alone; both land in one space.
+Queries are pairs of an image and a text, the corpus images alone; both land in one space.
 """
 
 from pathlib import Path

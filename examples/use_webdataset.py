@@ -37,9 +37,9 @@ for shard in range(2):
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
 source = open_images(str(SHARDS))  # read by place, in any order; a glob works too
 gallery = index_images(FeatureEncoder(model, processor), source, "demo/shards_gallery").gallery
-print(f"{len(gallery)} pictures of {SHARDS} indexed, {gallery.ids[0]} to {gallery.ids[-1]}")
+print(f"{len(gallery)} images of {SHARDS} indexed, {gallery.ids[0]} to {gallery.ids[-1]}")
 results = gallery.search(model.get_image_features(**processor(images=[source.load(70)])), k=1)
-print(f"picture 70 is found as {results.ids[0][0]} ({results.scores[0][0]:.3f})")
+print(f"image 70 is found as {results.ids[0][0]} ({results.scores[0][0]:.3f})")
 
 arguments = HybridTrainingArguments(
     output_dir="demo/shards_training",

@@ -26,7 +26,7 @@ gallery = Gallery.from_images(model, processor, pictures["image"], ids=pictures[
 STORE.parent.mkdir(exist_ok=True)
 shutil.rmtree(STORE, ignore_errors=True)  # a collection is made once; MilvusGallery(STORE) opens one that is there
 store = MilvusGallery.from_gallery(gallery, STORE, attributes=[{"kind": kind} for kind in pictures["subcategory"]])
-print(f"{len(store)} pictures of width {store.dim} in {STORE}")
+print(f"{len(store)} images of width {store.dim} in {STORE}")
 
 reference = pictures["image"][gallery.ids.index("woman firefighter")]
 inputs = processor(images=[reference], text=["make it a man"], return_tensors="pt")
