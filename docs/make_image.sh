@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the README image from the page that the README's first search writes (`hycir search ... --html demo/found.html`).
+# Make the README image from the page that the README's first search writes (with `-k 6`, one full row).
 # Needs Chromium.
 #
 #     docs/make_image.sh [PAGE] [WIDTH,HEIGHT]
@@ -10,7 +10,7 @@ profile="$(mktemp -d)"
 trap 'rm -rf "$profile"' EXIT
 chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
     --disable-component-update --disable-sync --hide-scrollbars --user-data-dir="$profile" \
-    --screenshot="$root/docs/assets/demo.png" --window-size="${2:-1100,605}" "file://$page" 2> /dev/null
+    --screenshot="$root/docs/assets/demo.png" --window-size="${2:-1100,600}" "file://$page" 2> /dev/null
 python3 - "$root/docs/assets/demo.png" << 'PY' || true  # fewer colours: a smaller file
 import sys
 from PIL import Image

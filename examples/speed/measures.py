@@ -14,8 +14,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "hycir_hf"
 MAX_FILE_LINES = 420
 
-# Every file that the image, its feature or the figure passes through, in order. Not counted: the model files, which both
-# ways cross, the command line and `files.py`.
+# Every file that the image, its feature or the figure passes through, in order. Not counted: the model files, which
+# both ways cross, the command line and `files.py`.
 WAYS = {
     "unlabeled image -> loss": (
         "images/sources.py",  # opens the folder or dataset
