@@ -4,7 +4,7 @@
     python examples/build_syncir.py
 
 Eight pairs of people by one emoji vendor, to see it run. `SynCirConfig()` alone is the paper's: ResNet-152, BLIP,
-GPT-3.5 at OpenAI's endpoint (or `base_url=`), BERT. `hycir syncir PHOTOS --output TRIPLETS` is the command for it.
+GPT-3.5 at OpenAI's endpoint (or `base_url=`), BERT. `hycir syncir run PHOTOS --output TRIPLETS` is the command for it.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 Each `NAME.json` holds a card's facts and names its file of results. `emoji_results.json` is what
 
-    hycir evaluate --model examples/emoji/hycir --benchmark emoji --data examples/emoji/data --json RESULTS
+    hycir evaluate run --model examples/emoji/hycir --benchmark emoji --data examples/emoji/data --output RESULTS
 
 wrote, without each query's values ("per_query").
 """

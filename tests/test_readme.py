@@ -262,7 +262,7 @@ def test_the_syncir_commands(syncir_pictures, small_blocks, tmp_path, monkeypatc
     [key, estimate, openai, own, again] = lines("hycir syncir")
     assert key[:1] == ["export"] and "OPENAI_API_KEY" in key[1]
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    small = ["--set", "num_workers=0", "--set", "threshold=0.5"]
+    small = ["--num-workers", "0", "--threshold", "0.5"]
     with FakeLLM(key="a key") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         assert main([*estimate[1:], *small]) == 0 and server.requests == []
