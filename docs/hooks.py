@@ -31,13 +31,15 @@ def settings_table(path: str) -> str:
     cls = getattr(importlib.import_module(module), name)
     documented = _documented(cls.__doc__ or "")
     groups: dict[str, list[str]] = {}
+    group = ""
     for field in dataclasses.fields(cls):
         meaning = field.metadata.get("help") or documented.get(field.name)
         if not meaning:
             raise ValueError(f"{path}.{field.name} has no help text. Document it in the class's docstring.")
         kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
         row = f"| `{field.name}` | `{kind}` | {_default(field)} | {meaning} |".replace(" | None`", " or None`")
-        groups.setdefault(field.metadata.get("group", ""), []).append(row)
+        group = field.metadata.get("group") or group
+        groups.setdefault(group, []).append(row)
     tables = [
         (f"### {group}\n\n" if group else "")
         + "| setting | type | default | meaning |\n|---|---|---|---|\n"

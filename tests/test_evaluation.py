@@ -238,3 +238,15 @@ def test_errors_are_one_line(model_path, cirr, tmp_path, capsys):
     assert "parts of ['all'], but found ['dress']" in failing(part, capsys)
     predictions = ["evaluate", "score", "--benchmark", "cirr", "--data", cirr]
     assert "a file of rankings" in failing([*predictions, str(tmp_path / "none.json")], capsys)
+
+
+def test_json_goes_to_stdout_alone_for_every_subcommand(model_path, cirr, tmp_path, capsys):
+    results, files = tmp_path / "results.json", tmp_path / "files"
+    command = ["evaluate", "run", "--model", model_path, "--benchmark", "cirr", "--data", cirr, "--json"]
+    assert main([*command, "--methods", "mapper", "slerp", "--output", str(results), "--submission", str(files)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["results"] == json.loads(results.read_text())["results"] and len(printed["submission"]) == 2
+    assert main(["evaluate", "score", *printed["submission"], "--benchmark", "cirr", "--data", cirr, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"]["predictions"] == printed["results"]["mapper"]
+    assert main(["evaluate", "compare", f"{results}:mapper", f"{results}:slerp", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["differences"]) == 8

@@ -32,10 +32,10 @@ def search(
     image: list[str] | None = None,
     text: str = "",
     k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
-    model: Annotated[str | None, Parameter(alias="-m", metavar="MODEL")] = None,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
     exclude_reference: list[str] | None = None,
     keep_reference: Switch = False,
-    html: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    html: str | None = None,
     device: Device = None,
     common: Common | None = None,
 ) -> Report:
