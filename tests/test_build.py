@@ -75,7 +75,7 @@ def test_only_what_is_new_or_changed_is_encoded(index, model, processor, tmp_pat
     folder, output = write_images(tmp_path / "images"), tmp_path / "gallery"
     first = index(folder, output)
     again = index(folder, output)
-    assert (again.num_encoded, again.num_reused) == (0, 11) and again.skipped == first.skipped
+    assert (again.num_encoded, again.num_reused) == (0, 10) and again.skipped == first.skipped
     assert again.gallery.search(queries_for(again.gallery)) == first.gallery.search(queries_for(first.gallery))
 
     random_picture(50).save(folder / "new.png")
@@ -195,7 +195,7 @@ def test_a_process_ended_while_indexing_resumes(end, model, processor, tmp_path)
     encoder = FeatureEncoder(model, processor)
     resumed = index_images(encoder, open_source(str(folder)), output, batch_size=4, progress=False)
     whole = index_images(encoder, open_source(str(folder)), tmp_path / "whole", batch_size=4, progress=False)
-    assert resumed.num_reused >= 7 and resumed.num_encoded + resumed.num_reused == 31
+    assert resumed.num_reused >= 7 and resumed.num_encoded + resumed.num_reused == 30
     assert resumed.gallery.ids == whole.gallery.ids
     queries = queries_for(whole.gallery)
     assert resumed.gallery.search(queries) == whole.gallery.search(queries)

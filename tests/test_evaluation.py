@@ -228,16 +228,16 @@ def test_fashioniq_by_parts_with_an_image_missing(model_path, tmp_path, capsys):
 
 def test_errors_are_one_line(model_path, cirr, tmp_path, capsys):
     assert "'mscoco'" in failing(["evaluate", "run", "--model", "m", "--benchmark", "mscoco", "--data", cirr], capsys)
-    assert "folder at /nowhere" in failing(
+    assert "/nowhere" in failing(
         ["evaluate", "run", "--model", "m", "--benchmark", "cirr", "--data", "/nowhere"], capsys
     )
-    assert "found no such file" in failing(["evaluate", "compare", str(tmp_path / "a.json"), "b.json"], capsys)
+    assert "a.json" in failing(["evaluate", "compare", str(tmp_path / "a.json"), "b.json"], capsys)
     command = ["evaluate", "run", "--model", "./nowhere", "--benchmark", "cirr", "--data", cirr]
     assert "'./nowhere'" in failing(command, capsys)
     part = [*command, "--part", "dress"]
-    assert "parts of ['all'], but found ['dress']" in failing(part, capsys)
+    assert "['dress']" in failing(part, capsys)
     predictions = ["evaluate", "score", "--benchmark", "cirr", "--data", cirr]
-    assert "a file of rankings" in failing([*predictions, str(tmp_path / "none.json")], capsys)
+    assert "none.json" in failing([*predictions, str(tmp_path / "none.json")], capsys)
 
 
 def test_json_goes_to_stdout_alone_for_every_subcommand(model_path, cirr, tmp_path, capsys):

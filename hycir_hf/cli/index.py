@@ -49,10 +49,9 @@ def index(
     """
     quiet()
     columns = columns or Columns()
+    source = hycir_hf.images.open_images(images, columns.split, columns.image_column, columns.id_column)
     retriever = hycir_hf.ImageRetriever.from_pretrained(model, device)
-    report = retriever.index(
-        images, output, index_type=index_type, batch_size=batch_size, **vars(columns), on_skip=_print_skip
-    )
+    report = retriever.index(source, output, index_type=index_type, batch_size=batch_size, on_skip=_print_skip)
     rate = report.num_encoded / max(report.seconds, 1e-9)
     values = {
         "gallery": output,

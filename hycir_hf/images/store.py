@@ -149,6 +149,10 @@ class ImageStore:
         """Whether an image was stored or noted as unreadable."""
         return _key(image_id, stamp) in self._known
 
+    def holds(self, image_id: str, stamp: str) -> bool:
+        """Whether the value of an image was stored."""
+        return self._known.get(_key(image_id, stamp), -1) >= 0
+
     def append(
         self, ids: Sequence[str], stamps: Sequence[str], values: np.ndarray | Sequence[str], skipped: Sequence[Skip]
     ) -> None:
