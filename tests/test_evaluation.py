@@ -90,11 +90,11 @@ def test_queries_are_paired_by_id_whatever_their_order():
 
 
 def test_comparisons_refused():
-    with pytest.raises(ValueError, match="one benchmark and split"):
+    with pytest.raises(ValueError, match="different benchmarks"):
         compare_results(results_of([1]), results_of([1], benchmark="circo"), "mapper", "mapper")
-    with pytest.raises(ValueError, match="the same queries"):
+    with pytest.raises(ValueError, match="different queries"):
         compare_results(results_of([1]), results_of([1, 0]), "mapper", "mapper")
-    with pytest.raises(ValueError, match=r"a method of \['mapper'\], but found 'sum'"):
+    with pytest.raises(ValueError, match=r"'sum'.*\['mapper'\]"):
         compare_results(results_of([1]), results_of([1]), "mapper", "sum")
 
 
@@ -118,7 +118,7 @@ def test_the_average_is_compared_too_and_other_galleries_are_not():
     average = found[-1]
     assert (average.part, average.metric, average.wins, average.losses) == ("average", "R@5", 3, 0)
     assert (average.first, average.second, average.difference.mean) == (0.625, 0.125, 0.5)
-    with pytest.raises(ValueError, match=r"the same gallery .* 'dress' has 9 and 8 images"):
+    with pytest.raises(ValueError, match=r"'dress' has 9 and 8 images"):
         compare_results(better, results([1, 1, 1, 0], [0, 1], 8), "mapper", "mapper")
 
 
