@@ -11,6 +11,8 @@ pipeline.py    all of it, resumable
 output.py      the data set's folder; report.py: its card and report page
 """
 
+# ruff: noqa: F401 (what type checkers see is the table below)
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -31,40 +33,7 @@ _NAMES_OF_MODULE = {
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 
-__all__ = [
-    "FEW_SHOT_PROMPT",
-    "PAPER_PROMPT",
-    "VISION_PROMPT",
-    "Answer",
-    "AnswerStore",
-    "BatchGenerator",
-    "ChatGenerator",
-    "ComposedCheck",
-    "Estimate",
-    "Failure",
-    "FilterResult",
-    "Generator",
-    "LocalGenerator",
-    "PictureCheck",
-    "Prompt",
-    "Question",
-    "SynCirConfig",
-    "SynCirModels",
-    "SynCirRun",
-    "answer_prompts",
-    "build_triplets",
-    "count_rows",
-    "filter_triplets",
-    "find_image_groups",
-    "find_image_pairs",
-    "language_similarity",
-    "load_captioner",
-    "pairs_of_groups",
-    "parse_query_text",
-    "refilter",
-    "run_launched",
-    "share_kept",
-]
+__all__ = [*_MODULE_OF_NAME]
 
 if TYPE_CHECKING:
     from .checks import ComposedCheck, PictureCheck
