@@ -360,7 +360,7 @@ def test_a_space_without_gallery_or_model_says_so_in_one_line(emoji, tmp_path):
     assert "Set HYCIR_GALLERY to a gallery that `hycir index` made" in done.stderr.splitlines()[-1]
     shutil.copytree(emoji / "gallery", space / "gallery")
     manifest = space / "gallery" / "manifest.json"
-    for name, found in ((None, "does not say which model"), ("/nosuch/model", "names /nosuch/model")):
+    for name, found in ((None, "does not say which model"), ("/nosuch/model", "/nosuch/model")):
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": name}))
         done = run_space(space)
         assert done.returncode == 1 and "Traceback" not in done.stderr
