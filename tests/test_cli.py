@@ -162,10 +162,10 @@ def test_every_way_to_start_has_the_same_exit_codes(module):
 
 
 def test_a_parameter_that_the_library_names_becomes_its_flag(monkeypatch, capsys):
-    def refuse(*args):
+    def refuse(*args, **options):
         raise ParameterError("There are several. Choose one.", "split", "unknown_here")
 
-    monkeypatch.setattr("hycir_hf.images.open_images", refuse)
+    monkeypatch.setattr("hycir_hf.retriever.open_for_index", refuse)
     assert main(["index", "x", "--model", "m", "--output", "o"]) == 2
     error = capsys.readouterr().err
     assert "(--split)" in error and "unknown" not in error
@@ -357,20 +357,20 @@ def test_page_of_many_queries_with_targets_and_figures():
 
 
 def test_interrupt_is_one_line_and_130(monkeypatch, capsys):
-    def interrupt(*args):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hycir_hf.images.open_images", interrupt)
+    monkeypatch.setattr("hycir_hf.retriever.open_for_index", interrupt)
     assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
     assert re.fullmatch(r"hycir: interrupted\..*\n", capsys.readouterr().err)
 
-    def interrupt_an_import(*args):
+    def interrupt_an_import(*args, **options):
         try:
             interrupt()
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error  # as C extensions do
 
-    monkeypatch.setattr("hycir_hf.images.open_images", interrupt_an_import)
+    monkeypatch.setattr("hycir_hf.retriever.open_for_index", interrupt_an_import)
     assert main(["index", "x", "--model", "m", "--output", "o"]) == 130
     assert re.fullmatch(r"hycir: interrupted\..*\n", capsys.readouterr().err)
 

@@ -330,6 +330,11 @@ def key_of(settings: Mapping[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True).encode())
 
 
+def is_store(directory: str | os.PathLike) -> bool:
+    """Whether a folder holds stored values, complete or not."""
+    return all((Path(directory) / name).exists() for name in (MANIFEST, BLOCKS))
+
+
 def holds_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> bool:
     """Whether a folder is new, or holds a store whose values were made with these settings."""
     path = Path(directory) / MANIFEST
