@@ -1,9 +1,9 @@
-"""Composed retrieval: a reference picture and a text find another picture.
+"""Composed retrieval: a reference image and a text find another image.
 
     python examples/retrieve.py
 
 Indexes 315 people by an emoji vendor that no training has seen, asks three composed queries, and prints what was found.
-For pictures of your own give `Gallery.from_images` a list of paths.
+For images of your own give `Gallery.from_images` a list of paths.
 """
 
 from pathlib import Path
@@ -20,16 +20,16 @@ QUERIES = (
 )
 
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
-pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
+images = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
     lambda category, name: category == "people-body" and ":" not in name, input_columns=["category", "name"]
 )
 
-gallery = Gallery.from_images(model, processor, pictures["image"], ids=pictures["name"])
+gallery = Gallery.from_images(model, processor, images["image"], ids=images["name"])
 gallery.save("demo/retrieve/gallery")  # Gallery.load(...) opens it again
-picture_of = dict(zip(gallery.ids, pictures["image"], strict=True))
+image_of = dict(zip(gallery.ids, images["image"], strict=True))
 
 references, texts = zip(*QUERIES, strict=True)
-inputs = processor(images=[picture_of[name] for name in references], text=list(texts), return_tensors="pt")
+inputs = processor(images=[image_of[name] for name in references], text=list(texts), return_tensors="pt")
 features = model.get_composed_features(**inputs)  # (Q, D)
 results = gallery.search(features, k=3, exclude_ids=[[name] for name in references])
 for (reference, text), ranking in zip(QUERIES, results, strict=True):

@@ -20,15 +20,15 @@ from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 
 EMOJI, SHARDS = Path(__file__).parent / "emoji", Path("demo/shards")
 
-pictures = load_dataset(str(EMOJI / "data"), "images", split="train").select(range(128))
+images = load_dataset(str(EMOJI / "data"), "images", split="train").select(range(128))
 SHARDS.mkdir(parents=True, exist_ok=True)
 for shard in range(2):
     with tarfile.open(SHARDS / f"{shard:05d}.tar", "w") as tar:
-        for number, row in enumerate(pictures.select(range(64 * shard, 64 * shard + 64))):
-            picture = io.BytesIO()
-            row["image"].save(picture, "jpeg")
+        for number, row in enumerate(images.select(range(64 * shard, 64 * shard + 64))):
+            image = io.BytesIO()
+            row["image"].save(image, "jpeg")
             record = json.dumps({"key": f"{shard:05d}{number:04d}", "caption": row["name"], "status": "success"})
-            files = {"jpg": picture.getvalue(), "txt": row["name"].encode(), "json": record.encode()}
+            files = {"jpg": image.getvalue(), "txt": row["name"].encode(), "json": record.encode()}
             for suffix, content in files.items():
                 member = tarfile.TarInfo(f"{shard:05d}{number:04d}.{suffix}")
                 member.size = len(content)
@@ -37,9 +37,9 @@ for shard in range(2):
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
 source = open_images(str(SHARDS))  # read by place, in any order; a glob works too
 gallery = index_images(FeatureEncoder(model, processor), source, "demo/shards_gallery").gallery
-print(f"{len(gallery)} pictures of {SHARDS} indexed, {gallery.ids[0]} to {gallery.ids[-1]}")
+print(f"{len(gallery)} images of {SHARDS} indexed, {gallery.ids[0]} to {gallery.ids[-1]}")
 results = gallery.search(model.get_image_features(**processor(images=[source.load(70)])), k=1)
-print(f"picture 70 is found as {results.ids[0][0]} ({results.scores[0][0]:.3f})")
+print(f"image 70 is found as {results.ids[0][0]} ({results.scores[0][0]:.3f})")
 
 arguments = HybridTrainingArguments(
     output_dir="demo/shards_training",

@@ -63,7 +63,7 @@ def test_sentence_transformers(run):
 @pytest.mark.slow
 def test_vector_store(run):
     count, roles, sports = run("vector_store")
-    assert count.startswith("315 pictures of width 256 in ")
+    assert count.startswith("315 images of width 256 in ")
     assert roles.startswith('kind == "person-role": man firefighter (') and "woman firefighter" not in roles
     table = pq.read_table(EXAMPLES / "emoji/data/images/heldout_vendor.parquet", columns=["name", "subcategory"])
     kinds = {row["name"]: row["subcategory"] for row in table.to_pylist()}
@@ -80,8 +80,8 @@ def test_dataset_map(run, tmp_path):
 @pytest.mark.slow
 def test_webdataset(run, tmp_path):
     indexed, found, trained = run("use_webdataset")
-    assert indexed == "128 pictures of demo/shards indexed, 000000000 to 000010063"
-    assert found.startswith("picture 70 is found as 000010006 (1.000")
+    assert indexed == "128 images of demo/shards indexed, 000000000 to 000010063"
+    assert found.startswith("image 70 is found as 000010006 (1.000")
     first, last = map(float, re.findall(r"\d+\.\d+", trained))
     assert last < first and HyCIRModel.from_pretrained(tmp_path / "demo/shards_training/model").config.num_pseudo_tokens
     picture = np.asarray(open_images(str(tmp_path / "demo/shards")).load(70), dtype=float)
