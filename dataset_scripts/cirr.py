@@ -1,9 +1,9 @@
-"""Convert CIRR's official files into data sets in the package's schemas, which plain `load_dataset` reads.
+"""Convert CIRR's official files into datasets in the package's schemas, which plain `load_dataset` reads.
 
     python dataset_scripts/cirr.py cirr_dataset --output cirr-data
 
 Writes the configs `queries` (QUERY with the column `part`) and `gallery` (GALLERY with the column `part`) for
-the splits val and test1. Pictures are named by their paths and stay where they are; `--embed` copies them in.
+the splits val and test1. Images are named by their paths and stay where they are; `--embed` copies them in.
 """
 
 from converting import main

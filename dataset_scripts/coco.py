@@ -1,9 +1,9 @@
-"""Convert Pic2Word's COCO object composition's official files into data sets in the package's schemas.
+"""Convert Pic2Word's COCO object composition's official files into datasets in the package's schemas.
 
     python dataset_scripts/coco.py data --output coco-data
 
 Writes the configs `queries` (QUERY with the column `part`), `gallery` (GALLERY with the column `part`) and `references`
-(the regions that ask, cut out and embedded) for the split val. Pictures are named by their paths and stay where they
+(the regions that ask, cut out and embedded) for the split val. Images are named by their paths and stay where they
 are; `--embed` copies them in.
 """
 

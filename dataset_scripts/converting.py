@@ -20,7 +20,7 @@ def query_rows(data: BenchmarkData) -> list[dict[str, Any]]:
 
 
 def gallery_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
-    """List all parts' gallery pictures, by path or, with `embed`, with their bytes."""
+    """List all parts' gallery images, by path or, with `embed`, with their bytes."""
     return [picture_row(data, id_, part.name, embed) for part in data.parts for id_ in part.gallery_ids]
 
 
@@ -34,7 +34,7 @@ def reference_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
 
 
 def picture_row(data: BenchmarkData, id_: str, part_name: str, embed: bool) -> dict[str, Any]:
-    """One picture in the GALLERY schema; a region of a picture is cut out and embedded."""
+    """One image in the GALLERY schema; a region of an image is cut out and embedded."""
     picture = data.images[id_]
     if isinstance(picture, ImageRegion):
         buffer = io.BytesIO()
@@ -52,9 +52,9 @@ def convert(name: str, directory: Path, output: Path, allow_missing: bool = Fals
     Args:
         name: A key of `BENCHMARKS`.
         directory: The official folder.
-        output: Folder of the data set; written over.
+        output: Folder of the dataset; written over.
         allow_missing: Leave out images that are not there.
-        embed: Copy the pictures into the files.
+        embed: Copy the images into the files.
     """
     splits_of: dict[str, list[str]] = {}
     missing: AnnotationsMissingError | None = None

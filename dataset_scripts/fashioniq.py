@@ -1,9 +1,9 @@
-"""Convert FashionIQ's official files into data sets in the package's schemas, which plain `load_dataset` reads.
+"""Convert FashionIQ's official files into datasets in the package's schemas, which plain `load_dataset` reads.
 
     python dataset_scripts/fashioniq.py fashion-iq --output fashioniq-data
 
 Writes the configs `queries` (QUERY with the column `part`) and `gallery` (GALLERY with the column `part`) for
-the split val. Pictures stay where they are and are named by their paths; `--embed` copies them into the files.
+the split val. Images stay where they are and are named by their paths; `--embed` copies them into the files.
 """
 
 from converting import main

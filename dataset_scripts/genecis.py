@@ -1,10 +1,10 @@
-"""Convert GeneCIS's official files into data sets in the package's schemas.
+"""Convert GeneCIS's official files into datasets in the package's schemas.
 
     python dataset_scripts/genecis.py GENECIS --output genecis-data
 
 Writes the configs `queries` (QUERY with the column `part`, the task; a query's own gallery is its `subset_ids`) and
 `gallery` (GALLERY with the column `part`) for the split val. Objects of Visual Genome are cut out and embedded; COCO's
-pictures are named by their paths and stay where they are; `--embed` copies them in.
+images are named by their paths and stay where they are; `--embed` copies them in.
 """
 
 from converting import main

@@ -1,9 +1,9 @@
-"""Convert Pic2Word's ImageNet domain conversion's official files into data sets in the package's schemas.
+"""Convert Pic2Word's ImageNet domain conversion's official files into datasets in the package's schemas.
 
     python dataset_scripts/imagenet.py data --output imagenet-data
 
 Writes the configs `queries` (QUERY with the column `part`, the domain), `gallery` (GALLERY with the column `part`) and
-`references` (the photographs that ask) for the split val. Pictures are named by their paths and stay where they are;
+`references` (the photographs that ask) for the split val. Images are named by their paths and stay where they are;
 `--embed` copies them in.
 """
 

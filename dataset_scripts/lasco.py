@@ -7,7 +7,7 @@
     triplets = builder.as_dataset(split="train")
 
 FOLDER holds `lasco_train.json`, `lasco_val.json` (either alone will do) and COCO's folders `train2014` and `val2014`.
-Configs: `triplets` (default; needs no pictures) and `images`: each picture that a triplet names, once.
+Configs: `triplets` (default; needs no images) and `images`: each image that a triplet names, once.
 """
 
 import json
@@ -64,7 +64,7 @@ class LaSCo(datasets.GeneratorBasedBuilder):
         ]
 
     def _read(self, path: Path) -> list[dict[str, Any]]:
-        """The rows of a file; pictures are looked for before anything is written."""
+        """The rows of a file; images are looked for before anything is written."""
         entries = read_entries(path)
         if self.config.name == "triplets":
             return [_as_triplet(entry) for entry in entries]

@@ -1,6 +1,6 @@
 """What mkdocs generates at build time: the tables of settings and the help of every command.
 
-A page holds a line like `<!-- settings: hycir_hf.syncir.SynCirConfig -->` or `<!-- command: index -->`; the generated
+A page holds a line like `<!-- settings: hycir_hf.syncir.SynCirConfig -->` or `<!-- command: index -->`. The generated
 part is put behind it. A setting's meaning is its field's `help`, or its line in the class's docstring.
 """
 
@@ -37,9 +37,9 @@ def settings_table(path: str) -> str:
         if not meaning:
             raise ValueError(f"{path}.{field.name} has no help text. Document it in the class's docstring.")
         kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        row = f"| `{field.name}` | `{kind}` | {_default(field)} | {meaning} |".replace(" | None`", " or None`")
-        group = field.metadata.get("group") or group
-        groups.setdefault(group, []).append(row)
+        group = field.metadata.get("group") or group  # a group holds until the next one
+        kind = kind.replace(" | ", " or ")
+        groups.setdefault(group, []).append(f"| `{field.name}` | `{kind}` | {_default(field)} | {meaning} |")
     tables = [
         (f"### {group}\n\n" if group else "")
         + "| setting | type | default | meaning |\n|---|---|---|---|\n"

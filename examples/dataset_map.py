@@ -1,4 +1,4 @@
-"""Features as columns of a data set: `dataset.map`, then `datasets`' own faiss index.
+"""Features as columns of a dataset: `dataset.map`, then `datasets`' own faiss index.
 
     python examples/dataset_map.py
 

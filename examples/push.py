@@ -1,4 +1,4 @@
-"""Push a model and a SynCir data set to the Hub, and load the model back as its users will.
+"""Push a model and a SynCir dataset to the Hub, and load the model back as its users will.
 
     hf auth login                             # or HF_TOKEN; HF_ENDPOINT names another Hub
     python examples/push.py OWNER/NAME        # on the command line: hycir push FOLDER OWNER/NAME

@@ -3,7 +3,7 @@
     pip install "hycir_hf[sentence-transformers]"
     python examples/use_sentence_transformers.py
 
-Queries are pairs of a image and a text, the corpus images alone; both land in one space.
+Queries are pairs of an image and a text, the corpus images alone; both land in one space.
 """
 
 from pathlib import Path
@@ -23,19 +23,19 @@ model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.f
 as_sentence_transformer(model, processor).save_pretrained(SAVED)  # its own format: modules.json beside the weights
 encoder = SentenceTransformer(SAVED, trust_remote_code=True)
 
-images = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
+pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
     lambda category, name: category == "people-body" and ":" not in name, input_columns=["category", "name"]
 )
-names = list(images["name"])
-image_of = dict(zip(names, images["image"], strict=True))
+names = list(pictures["name"])
+picture_of = dict(zip(names, pictures["image"], strict=True))
 
-query = {"image": image_of["woman firefighter"], "text": "make it a man"}
-corpus = encoder.encode(list(image_of.values()), convert_to_tensor=True)  # (N, D)
+query = {"image": picture_of["woman firefighter"], "text": "make it a man"}
+corpus = encoder.encode(list(picture_of.values()), convert_to_tensor=True)  # (N, D)
 hits = semantic_search(encoder.encode([query], convert_to_tensor=True), corpus, top_k=5)[0]
 found = [(names[hit["corpus_id"]], hit["score"]) for hit in hits]
 print("woman firefighter + 'make it a man': " + ", ".join(f"{name} ({score:.2f})" for name, score in found))
 
 evaluator = InformationRetrievalEvaluator(
-    queries={"0": query}, corpus=image_of, relevant_docs={"0": {"man firefighter"}}, accuracy_at_k=[5]
+    queries={"0": query}, corpus=picture_of, relevant_docs={"0": {"man firefighter"}}, accuracy_at_k=[5]
 )
 print(f"accuracy@5: {evaluator(encoder)['cosine_accuracy@5']:.2f}")

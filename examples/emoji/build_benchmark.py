@@ -1,18 +1,18 @@
-"""Build the emoji benchmark: composed queries (reference picture + query text -> target pictures), by rules.
+"""Build the emoji benchmark: composed queries (reference image + query text -> target images), by rules.
 
     python examples/emoji/build_benchmark.py
 
 Reads `examples/emoji/data/images/` and writes `examples/emoji/data/queries/{val,test}.parquet` in the QUERY schema with
-one more column, `part`: which pictures are the gallery. A gallery holds *all* pictures of its vendors, of seen and of
+one more column, `part`: which images are the gallery. A gallery holds *all* images of its vendors, of seen and of
 held-out concepts, and is named by `image_id` only (`GALLERY_VENDORS`); drop the reference from each ranking.
 
-- `training_vendor`: Noto. Its pictures of val's concepts were seen by the encoder's training.
+- `training_vendor`: Noto. Its images of val's concepts were seen by the encoder's training.
 - `heldout_vendor`: Twemoji, which no training has seen.
 - `mixed`: Noto, OpenMoji, Fluent 3D and Twemoji: the same emoji by every vendor is correct, the
   reference's vendor first.
 
 val holds the concepts of training, test only concepts that training has never seen (reference and target alike). Each
-pair of pictures is asked in all of its rule's wordings, so that the sensitivity to wording can be measured on pairs.
+pair of images is asked in all of its rule's wordings, so that the sensitivity to wording can be measured on pairs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 FEATURES = Features({**QUERY, "part": Value("string")})
 SUBSET_SIZE = 6  # as CIRR's subsets
 NUM_HARD_NEGATIVES = 8
-# Pairs of pictures of one rule in one part. Where the text alone names the target, fewer: they are not the point.
+# Pairs of images of one rule in one part. Where the text alone names the target, fewer: they are not the point.
 MAX_PAIRS = 8
 MAX_PAIRS_OF_RULE = {"flag": 6, "animal": 4, "food": 4, "vehicle": 4, "skin_tone_removed": 4, "moon_face": 4}
 
@@ -64,10 +64,10 @@ class Pair:
 
 
 class World:
-    """All pictures, by vendor and name, and what the split says of their concepts."""
+    """All images, by vendor and name, and what the split says of their concepts."""
 
     def __init__(self, images: Path):
-        """Read the pictures' names, without decoding the pictures."""
+        """Read the images' names, without decoding the images."""
         columns = ["image_id", "image", "name", "vendor", "concept", "category", "subcategory"]
         self.pictures: dict[str, dict[str, Picture]] = defaultdict(dict)
         self.split_of_concept: dict[str, str] = {}
@@ -108,7 +108,7 @@ def order_of(*parts: str) -> int:
 
 
 def pairs_of(rule: Rule, vendors: tuple[str, ...], split: str, world: World) -> Iterator[Pair]:
-    """Yield all pairs of pictures of a rule, each emoji by one of the vendors."""
+    """Yield all pairs of images of a rule, each emoji by one of the vendors."""
     for change in world.changes_of[split, rule]:
         drawn = [(by.get(change.name), by.get(change.target_name)) for by in map(world.pictures.__getitem__, vendors)]
         drawn = [(one, two) for one, two in drawn if one and two and one.fingerprint != two.fingerprint]
@@ -131,7 +131,7 @@ def choose(pairs: Iterable[Pair], limit: int, part: str) -> list[Pair]:
 
 
 def targets_of(pair: Pair, vendors: tuple[str, ...], world: World) -> list[Picture]:
-    """List the correct pictures, the reference's vendor first: the target by each vendor, and any drawn just alike."""
+    """List the correct images, the reference's vendor first: the target by each vendor, and any drawn just alike."""
     ordered = sorted(vendors, key=lambda vendor: vendor != pair.reference.vendor)
     by_vendor = [picture for vendor in ordered if (picture := world.draws(pair.target, vendor))]
     found = {picture.image_id: picture for picture in by_vendor}
@@ -143,7 +143,7 @@ def targets_of(pair: Pair, vendors: tuple[str, ...], world: World) -> list[Pictu
 
 
 def hard_negatives_of(pair: Pair, targets: list[Picture], vendors: tuple[str, ...], world: World) -> list[Picture]:
-    """List pictures that ignore the text, or do something else with it, hardest first.
+    """List images that ignore the text, or do something else with it, hardest first.
 
     They are of the reference's family (a person's variants, coloured shapes, flags ...) and by its vendor, nearest to
     the target and then to the reference; in a mixed gallery also the reference's emoji by the other vendors.
@@ -167,7 +167,7 @@ def hard_negatives_of(pair: Pair, targets: list[Picture], vendors: tuple[str, ..
 
 
 def subset_of(pair: Pair, targets: list[Picture], negatives: list[Picture], world: World) -> list[str]:
-    """Fill a subset of six with the hard negatives, then with pictures of the target's subcategory."""
+    """Fill a subset of six with the hard negatives, then with images of the target's subcategory."""
     wrong = {picture.fingerprint for picture in (pair.reference, *targets)}
     candidates = negatives
     if len(negatives) < SUBSET_SIZE - 1:
@@ -181,7 +181,7 @@ def subset_of(pair: Pair, targets: list[Picture], negatives: list[Picture], worl
 
 
 def queries_of(pair: Pair, part: str, split: str, world: World) -> Iterator[dict]:
-    """Yield a pair's query in each wording; none where a correct picture belongs to the other split."""
+    """Yield a pair's query in each wording; none where a correct image belongs to the other split."""
     vendors = GALLERY_VENDORS[part]
     targets = targets_of(pair, vendors, world)
     negatives = hard_negatives_of(pair, targets, vendors, world)
@@ -219,7 +219,7 @@ def build_queries(world: World, split: str) -> list[dict]:
 
 
 def write_queries(images: Path, output: Path) -> dict[str, list[dict]]:
-    """Build and write both splits; the same pictures give the same bytes."""
+    """Build and write both splits; the same images give the same bytes."""
     output.mkdir(parents=True, exist_ok=True)
     world = World(images)
     queries = {split: build_queries(world, split) for split in ("val", "test")}

@@ -1,4 +1,4 @@
-"""Rebuild the emoji pictures and names from their npm packages.
+"""Rebuild the emoji images and names from their npm packages.
 
     npm install --prefix examples/emoji --ignore-scripts --no-package-lock
     python examples/emoji/build_data.py
@@ -70,7 +70,7 @@ def slug(name: str) -> str:
 
 
 def read_vendors(packages: Path, names: dict[str, dict]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (vendor, emoji key, picture as PNG, WebP or SVG bytes) of every vendor."""
+    """Yield (vendor, emoji key, image as PNG, WebP or SVG bytes) of every vendor."""
     for vendor, folder in (
         ("noto", "emoji-datasource-google/img/google/64"),
         (HELD_OUT_VENDOR, "emoji-datasource-twitter/img/twitter/64"),
@@ -104,7 +104,7 @@ def svg_of(icon: dict, icons: dict) -> bytes:
 
 
 def render(picture: bytes) -> bytes:
-    """Lay a picture on white at 64 x 64 pixels; WebP, near-lossless."""
+    """Lay an image on white at 64 x 64 pixels; WebP, near-lossless."""
     if picture.lstrip()[:1] == b"<":
         picture = resvg_py.svg_to_bytes(svg_string=picture.decode(), width=SIZE * 2, height=SIZE * 2)
     rgba = PILImage.open(io.BytesIO(picture)).convert("RGBA")

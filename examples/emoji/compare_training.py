@@ -4,7 +4,7 @@
 
 Three seeds of each training, val and test, every figure with its 95% interval over queries (wordings of one query are
 drawn together). The ceiling is the same hybrid training on triplets that the benchmark's own rules make of the training
-pictures. Models and evaluations are kept in `--work` and shared with `examples/paper/tables.py`. If interrupted, run
+images. Models and evaluations are kept in `--work` and shared with `examples/paper/tables.py`. If interrupted, run
 the same command again to resume.
 """
 

@@ -1,4 +1,4 @@
-"""Caption the held-out vendor's pictures and compare the captions with the emoji's names.
+"""Caption the held-out vendor's images and compare the captions with the emoji's names.
 
     python examples/emoji/evaluate_captioner.py [--captioner examples/emoji/captioner]
 
@@ -27,13 +27,13 @@ MAX_TOKENS = 24  # the longest name has 14
 def caption_pictures(
     model: BlipForConditionalGeneration, processor: BlipProcessor, pictures: torch.Tensor, batch_size: int = 128
 ) -> list[str]:
-    """Caption pictures greedily.
+    """Caption images greedily.
 
     Args:
         model: The captioner.
         processor: Its processor.
         pictures: `(N, 3, 64, 64)` uint8.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
     """
     captions = []
     for start in tqdm(range(0, len(pictures), batch_size), desc="captions", unit=" batches"):

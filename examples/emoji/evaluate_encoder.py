@@ -2,7 +2,7 @@
 
     python examples/emoji/evaluate_encoder.py [--encoder examples/emoji/encoder]
 
-Every picture's name is a query; a hit is a picture of that emoji among the first K of all the vendor's pictures. Seen
+Every image's name is a query; a hit is an image of that emoji among the first K of all the vendor's images. Seen
 and held-out concepts are counted apart. Prints a Markdown table; `--json FILE` writes the figures.
 """
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 @torch.inference_mode()
 def encode(model: CLIPModel, tokenizer: CLIPTokenizer, rows: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode pictures and names: two `(N, D)` tensors of unit vectors."""
+    """Encode images and names: two `(N, D)` tensors of unit vectors."""
     mean, std = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), torch.tensor(IMAGE_STD).view(1, 3, 1, 1)
     images, texts = [], []
     for start in range(0, len(rows["name"]), 256):
@@ -43,7 +43,7 @@ def recall_by_vendor(
     for vendor in sorted(set(vendors)):
         index = np.flatnonzero(vendors == vendor)
         scores = texts[index] @ images[index].T
-        rank = (scores > scores.diagonal().unsqueeze(1)).sum(1).numpy()  # pictures before the right one
+        rank = (scores > scores.diagonal().unsqueeze(1)).sum(1).numpy()  # images before the right one
         report[vendor] = {
             part: {**{f"R@{k}": float((rank[mask] < k).mean()) for k in (1, 5, 10)}, "queries": int(mask.sum())}
             for part, mask in (("seen", ~is_held_out[index]), ("held out", is_held_out[index]))

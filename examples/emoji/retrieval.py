@@ -42,7 +42,7 @@ def read_pictures(part: str, data: Path = HERE / "data") -> dict[str, dict]:
 
 
 def picture_of(row: dict) -> Image.Image:
-    """Open a row's picture."""
+    """Open a row's image."""
     return Image.open(io.BytesIO(row["image"]))
 
 
@@ -54,7 +54,7 @@ def evaluate_methods(
     Args:
         model: Mapper and encoder.
         processor: The model's.
-        gallery: The part's pictures.
+        gallery: The part's images.
         features: Image id -> feature `(D,)`, not normalised, of the references.
         queries: Rows in the QUERY schema.
     """
@@ -70,7 +70,7 @@ def evaluate_methods(
 def build_gallery(
     model: HyCIRModel, processor: HyCIRProcessor, pictures: dict[str, dict], label: str
 ) -> tuple[Gallery, dict[str, torch.Tensor]]:
-    """Encode a part's pictures into a gallery; also return each one's feature, not normalised."""
+    """Encode a part's images into a gallery; also return each one's feature, not normalised."""
     features = encode_images(model, processor, {id_: row["image"] for id_, row in pictures.items()}, label=label)
     fingerprint = model.encoder_fingerprint()
     gallery = Gallery.from_features(F.normalize(features, dim=-1), list(pictures), encoder_fingerprint=fingerprint)

@@ -1,9 +1,9 @@
-"""A ceiling for SynCir on the emoji world: triplets that the benchmark's rules make of the training pictures.
+"""A ceiling for SynCir on the emoji world: triplets that the benchmark's rules make of the training images.
 
     python examples/emoji/rule_triplets.py            # writes .cache/emoji_rule_triplets.parquet
 
 Right by construction, in the benchmark's own words, and so never the method: they tell how far this encoder and this
-mapper come with perfect triplets. Concepts of training only, and pictures of the training vendors only.
+mapper come with perfect triplets. Concepts of training only, and images of the training vendors only.
 """
 
 import argparse

@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 _IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 _IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-_INPUT_SIZE = 128  # pictures of 64 px, doubled: the strides of EfficientNet leave 4 x 4 cells
+_INPUT_SIZE = 128  # images of 64 px, doubled: the strides of EfficientNet leave 4 x 4 cells
 
 
 @torch.inference_mode()
 def image_teacher_features(pictures: torch.Tensor, batch_size: int = 128) -> np.ndarray:
-    """Encode pictures by EfficientNet-lite0 (ImageNet).
+    """Encode images by EfficientNet-lite0 (ImageNet).
 
     Args:
         pictures: `(N, 3, S, S)` uint8.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
 
     Returns:
         `(N, 1280)` float32, the pooled last layer.

@@ -1,12 +1,12 @@
-"""Train the small BLIP captioner of the emoji world: a picture in, its Unicode name out.
+"""Train the small BLIP captioner of the emoji world: an image in, its Unicode name out.
 
     python examples/emoji/train_captioner.py          # after train_encoder.py; resumes where it was stopped
     python examples/emoji/evaluate_captioner.py       # the figures of the README
 
 The vision tower starts from the emoji CLIP's. BLIP has no layer norm before its first layer, so CLIP's is folded into
 the patch, class and position embeddings. The text decoder starts from nothing and learns the lower-cased names of the
-training split's pictures, by plain cross entropy. A second phase goes on with the decoder alone, on features of a few
-views of each picture, where a concept's many skin tones and genders no longer crowd out the others.
+training split's images, by plain cross entropy. A second phase trains the decoder alone, on features of a few
+views of each image, where a concept's many skin tones and genders no longer crowd out the others.
 
 Every step draws its batch from a generator seeded by the step, so a resumed run equals an uninterrupted one.
 """
@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 VOCABULARY = 2500
 PICTURES_PER_STEP = 192
 MEASURED_PICTURES = 1024  # for the fold of CLIP's first layer norm
-DECODER_VIEWS = 3  # of each picture, augmented once each
+DECODER_VIEWS = 3  # of each image, augmented once each
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -117,7 +117,7 @@ def start_from_clip(captioner: BlipForConditionalGeneration, clip: CLIPModel, pi
     """Copy CLIP's vision tower into the captioner's.
 
     CLIP's first layer norm, gamma (x - mean) / sigma + beta, is linear but for sigma. The class token's sigma is known;
-    the patches' is the one number that serves these pictures best.
+    the patches' is the one number that serves these images best.
 
     Args:
         captioner: Changed in place.
@@ -213,7 +213,7 @@ class CaptionerTraining(ResumableTraining):
 
 
 class DecoderTraining(ResumableTraining):
-    """The text decoder alone, on the trained tower's features; concepts drawn by the root of their number of pictures.
+    """The text decoder alone, on the trained tower's features; concepts drawn by the root of their number of images.
 
     Args:
         args: The command line.
@@ -234,7 +234,7 @@ class DecoderTraining(ResumableTraining):
 
     @torch.no_grad()
     def _encode_view(self, seed: int) -> torch.Tensor:
-        """One augmented view of every picture through the tower: `(N, 1 + 64, WIDTH)`."""
+        """One augmented view of every image through the tower: `(N, 1 + 64, WIDTH)`."""
         generator, first, encoded = torch.Generator().manual_seed(seed), self.first, []
         first.model.eval()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):

@@ -1,13 +1,13 @@
-"""Train the small CLIP of the emoji world on the training vendors' pictures of the training concepts.
+"""Train the small CLIP of the emoji world on the training vendors' images of the training concepts.
 
     python examples/emoji/train_encoder.py            # resumes where it was stopped
     python examples/emoji/evaluate_encoder.py         # the figures of the README
 
 How it learns (`docs/decisions.md` says what was tried):
 
-a `CLIPModel` from scratch, contrastive between pictures and names, and between two vendors' pictures of one emoji.
+a `CLIPModel` from scratch, contrastive between images and names, and between two vendors' images of one emoji.
 From each tower's pooled output a linear head, dropped afterwards, predicts what a small pretrained model says of the
-same input: EfficientNet-lite0 of the pictures; MiniLM of the names, of WordNet's words and glosses, and of edit
+same input: EfficientNet-lite0 of the images; MiniLM of the names, of WordNet's words and glosses, and of edit
 sentences, so that the text tower has read more words than the names have.
 
 Every step draws its batch from a generator seeded by the step, so a resumed run equals an uninterrupted one.
@@ -84,7 +84,7 @@ EDIT_TEMPLATES = (
 
 
 def read_split(data: Path, split: str) -> dict:
-    """Read a split's columns; pictures as one `(N, 3, 64, 64)` uint8 tensor."""
+    """Read a split's columns; images as one `(N, 3, 64, 64)` uint8 tensor."""
     columns = pq.read_table(data / f"{split}.parquet").to_pydict()
     pictures = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB")) for image in columns.pop("image")]
     return {**columns, "pictures": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()}
@@ -162,7 +162,7 @@ def word_embeddings(tokenizer: CLIPTokenizer) -> torch.Tensor:
 
 
 def build_student(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Make the CLIP: about 10 million parameters, 64-pixel pictures in 8-pixel patches."""
+    """Make the CLIP: about 10 million parameters, 64-pixel images in 8-pixel patches."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
@@ -201,7 +201,7 @@ def choose_patches(
 def encode_pictures(
     model: CLIPModel, pictures: torch.Tensor, kept: int | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """Run the vision tower: `(B, WIDTH)`, before the projection; with `kept`, on that many patches a picture."""
+    """Run the vision tower: `(B, WIDTH)`, before the projection; with `kept`, on that many patches an image."""
     vision = model.vision_model
     hidden = choose_patches(vision.embeddings(pictures), pictures, kept, generator)
     hidden = vision.encoder(inputs_embeds=vision.pre_layrnorm(hidden)).last_hidden_state
@@ -229,7 +229,7 @@ def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 class Batches:
-    """Draws a step's emoji, pictures and texts; half of the emoji come from a few subcategories, as hard negatives."""
+    """Draws a step's emoji, images and texts; half of the emoji come from a few subcategories, as hard negatives."""
 
     def __init__(self, train: dict) -> None:
         self.train = train
@@ -243,7 +243,7 @@ class Batches:
         self.keys = sorted(self.rows_of_key)
 
     def draw(self, generator: torch.Generator) -> tuple[list[int], list[int], list[str]]:
-        """Return two pictures' rows of each emoji (of two vendors where there are two) and one text of each."""
+        """Return two images' rows of each emoji (of two vendors where there are two) and one text of each."""
         pick = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
         chosen: dict[str, None] = {}
         groups = [
@@ -264,7 +264,7 @@ class Batches:
         return first, second, texts
 
     def text_of(self, row: int, pick) -> str:
-        """Say a picture's name: alone, in a phrase, with a keyword, or against the name of a similar emoji."""
+        """Say an image's name: alone, in a phrase, with a keyword, or against the name of a similar emoji."""
         name, keywords = self.train["name"][row], self.train["keywords"][row]
         if keywords and pick(8) == 0:
             return f"{name}, {keywords[pick(len(keywords))]}".lower()

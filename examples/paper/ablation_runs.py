@@ -72,8 +72,8 @@ class Place:
         steps (`int`, *optional*): In place of the config's.
         encoder (`str`, *optional*): In place of the config's.
         lasco (`str`, *optional*): LaSCo's JSON file.
-        lasco_images (`str`, *optional*): LaSCo's pictures, where they do not lie with it.
-        further_triplets (`Mapping[str, str]`): Name -> data set on the same pictures, for a run's `triplets`.
+        lasco_images (`str`, *optional*): LaSCo's images, where they do not lie with it.
+        further_triplets (`Mapping[str, str]`): Name -> dataset on the same images, for a run's `triplets`.
     """
 
     config: Path
@@ -101,7 +101,7 @@ class Place:
 
 
 def train(place: Place, run: Run) -> Path:
-    """Train a run, or find it trained: its model's folder. Cut short, the same call goes on."""
+    """Train a run, or find it trained: its model's folder. If interrupted, the same call resumes."""
     arguments = arguments_of(place, run)
     HybridTrainer(arguments).train()
     shutil.rmtree(Path(arguments.output_dir) / "checkpoints", ignore_errors=True)
@@ -188,7 +188,7 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
 
 
 def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor, data: BenchmarkData) -> torch.Tensor:
-    """The benchmark's pictures through the frozen encoder, once for all runs and splits with the same pictures."""
+    """The benchmark's images through the frozen encoder, once for all runs and splits with the same images."""
     ids = hashlib.sha256("\n".join(data.images).encode()).hexdigest()[:16]
     path = place.work / "features" / f"{place.benchmark}-{model.encoder_fingerprint()[:16]}-{ids}.safetensors"
     if not path.is_file():
@@ -209,7 +209,7 @@ def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
     for run in {run.triplets: run for run in waiting}.values():
         _make_features(arguments_of(place, run), ["unlabeled", *(["triplets"] if run.triplets != "none" else [])])
     _use_one_thread()
-    print(_do(place, waiting[0]), flush=True)  # alone: its evaluation encodes the benchmark's pictures for the others
+    print(_do(place, waiting[0]), flush=True)  # alone: its evaluation encodes the benchmark's images for the others
     if jobs == 1:
         for run in waiting[1:]:
             print(_do(place, run), flush=True)
@@ -226,7 +226,7 @@ def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
 
 
 def _make_features(arguments: HybridTrainingArguments, streams: list[str]) -> None:
-    """Encode the training pictures, before several processes want them."""
+    """Encode the training images, before several processes want them."""
     model, processor = load_model(arguments)
     open_streams(streams, replace(arguments, progress=True), model, processor, Share(0, 1), lambda: None)
 

@@ -1,7 +1,7 @@
 """How long it takes from features to metrics, against the field's usual way and against the matrix product alone.
 
     python examples/speed/benchmark_evaluation.py                  # CIRR's val and CIRCO's test size, about two minutes
-    python examples/speed/benchmark_evaluation.py --size 800 10000 # another size: queries, pictures
+    python examples/speed/benchmark_evaluation.py --size 800 10000 # another size: queries, images
 
 R@K with the reference left out. The usual way sorts the whole similarity matrix, turns the order into names, and finds
 reference and target by comparing names. Random features of width 768; product and package run `--repeats` times in turn
