@@ -35,7 +35,6 @@ format: environment  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 
 docs: environment  ## build the documentation into site/ (a broken link fails)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 measures: environment  ## print the package's measures: lines, function lengths, imports

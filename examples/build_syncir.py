@@ -5,7 +5,7 @@
 
 It makes eight pairs of people by one emoji vendor, to show that it runs. `SynCirConfig()` without arguments is the
 paper's: ResNet-152, BLIP, GPT-3.5 at OpenAI's endpoint (or at `base_url=`), BERT. The command for it is
-`hycir syncir PHOTOS --output TRIPLETS`.
+`hycir syncir run PHOTOS --output TRIPLETS`.
 """
 
 import sys

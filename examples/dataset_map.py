@@ -17,16 +17,16 @@ from hycir_hf.integrations.columns import ColumnEncoder
 EMOJI = Path(__file__).parent / "emoji"
 
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
-pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
+images = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
     lambda category, name: category == "people-body" and ":" not in name, input_columns=["category", "name"]
 )
-gallery = pictures.map(ColumnEncoder(model, processor), batched=True, batch_size=64)  # + column "features"
+gallery = images.map(ColumnEncoder(model, processor), batched=True, batch_size=64)  # + column "features"
 gallery.add_faiss_index("features", metric_type=faiss.METRIC_INNER_PRODUCT)  # unit vectors: cosines
 Path("demo").mkdir(exist_ok=True)
 gallery.save_faiss_index("features", "demo/people.faiss")  # load_faiss_index reads it
 
 texts = {"woman firefighter": "make it a man", "man cook": "make it a woman"}
-queries = pictures.filter(lambda name: name in texts, input_columns="name")
+queries = images.filter(lambda name: name in texts, input_columns="name")
 queries = queries.map(lambda row: {"query_text": texts[row["name"]]})
 queries = queries.map(ColumnEncoder(model, processor, text_column="query_text"), batched=True)
 

@@ -2,8 +2,8 @@
 
     python examples/evaluate_model.py
 
-`hycir evaluate --benchmark cirr --data DIR` does the same for CIRR, CIRCO and FashionIQ, and writes the test servers'
-files. What is saved here is what a model card is made from (see push.py).
+`hycir evaluate run --benchmark cirr --data DIR` does the same for CIRR, CIRCO and FashionIQ, and writes the test
+servers' files. What is saved here is what a model card is made from (see push.py).
 """
 
 from pathlib import Path

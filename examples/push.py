@@ -4,7 +4,8 @@
     python examples/push.py OWNER/NAME        # on the command line: hycir push FOLDER OWNER/NAME
 
 Repositories are private. The model travels with its code, so that its users need not install this package; results that
-`hycir evaluate --json` left in its folder are on its card. Files that hold keys are refused, local paths taken out.
+`hycir evaluate run --output` left in its folder are on its card. Files that hold keys are refused, local paths
+taken out.
 """
 
 import sys

@@ -20,16 +20,16 @@ QUERIES = (
 )
 
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
-pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
+images = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
     lambda category, name: category == "people-body" and ":" not in name, input_columns=["category", "name"]
 )
 
-gallery = Gallery.from_images(model, processor, pictures["image"], ids=pictures["name"])
+gallery = Gallery.from_images(model, processor, images["image"], ids=images["name"])
 gallery.save("demo/retrieve/gallery")  # Gallery.load(...) opens it again
-picture_of = dict(zip(gallery.ids, pictures["image"], strict=True))
+image_of = dict(zip(gallery.ids, images["image"], strict=True))
 
 references, texts = zip(*QUERIES, strict=True)
-inputs = processor(images=[picture_of[name] for name in references], text=list(texts), return_tensors="pt")
+inputs = processor(images=[image_of[name] for name in references], text=list(texts), return_tensors="pt")
 features = model.get_composed_features(**inputs)  # (Q, D)
 results = gallery.search(features, k=3, exclude_ids=[[name] for name in references])
 for (reference, text), ranking in zip(QUERIES, results, strict=True):

@@ -20,15 +20,15 @@ from hycir_hf.training import HybridTrainer, HybridTrainingArguments
 
 EMOJI, SHARDS = Path(__file__).parent / "emoji", Path("demo/shards")
 
-pictures = load_dataset(str(EMOJI / "data"), "images", split="train").select(range(128))
+images = load_dataset(str(EMOJI / "data"), "images", split="train").select(range(128))
 SHARDS.mkdir(parents=True, exist_ok=True)
 for shard in range(2):
     with tarfile.open(SHARDS / f"{shard:05d}.tar", "w") as tar:
-        for number, row in enumerate(pictures.select(range(64 * shard, 64 * shard + 64))):
-            picture = io.BytesIO()
-            row["image"].save(picture, "jpeg")
+        for number, row in enumerate(images.select(range(64 * shard, 64 * shard + 64))):
+            image = io.BytesIO()
+            row["image"].save(image, "jpeg")
             record = json.dumps({"key": f"{shard:05d}{number:04d}", "caption": row["name"], "status": "success"})
-            files = {"jpg": picture.getvalue(), "txt": row["name"].encode(), "json": record.encode()}
+            files = {"jpg": image.getvalue(), "txt": row["name"].encode(), "json": record.encode()}
             for suffix, content in files.items():
                 member = tarfile.TarInfo(f"{shard:05d}{number:04d}.{suffix}")
                 member.size = len(content)

@@ -18,17 +18,17 @@ EMOJI = Path(__file__).parent / "emoji"
 STORE = Path("demo/vector_store.db")
 
 model, processor = HyCIRModel.from_pretrained(EMOJI / "hycir"), HyCIRProcessor.from_pretrained(EMOJI / "hycir")
-pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
+images = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor").filter(
     lambda category, name: category == "people-body" and ":" not in name, input_columns=["category", "name"]
 )
-gallery = Gallery.from_images(model, processor, pictures["image"], ids=pictures["name"])
+gallery = Gallery.from_images(model, processor, images["image"], ids=images["name"])
 
 STORE.parent.mkdir(exist_ok=True)
 shutil.rmtree(STORE, ignore_errors=True)  # a collection is made once; MilvusGallery(STORE) opens one that is there
-store = MilvusGallery.from_gallery(gallery, STORE, attributes=[{"kind": kind} for kind in pictures["subcategory"]])
+store = MilvusGallery.from_gallery(gallery, STORE, attributes=[{"kind": kind} for kind in images["subcategory"]])
 print(f"{len(store)} images of width {store.dim} in {STORE}")
 
-reference = pictures["image"][gallery.ids.index("woman firefighter")]
+reference = images["image"][gallery.ids.index("woman firefighter")]
 inputs = processor(images=[reference], text=["make it a man"], return_tensors="pt")
 features = model.get_composed_features(**inputs)  # (1, D)
 for where in ('kind == "person-role"', 'kind == "person-sport"'):

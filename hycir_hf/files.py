@@ -189,8 +189,10 @@ def single_writer(lock_path: str | os.PathLike, what: str | os.PathLike) -> Iter
     try:
         with FileLock(lock_path, timeout=0):
             owner.write_text(str(os.getpid()), encoding="ascii")
-            yield
-            owner.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
     except Timeout as error:
         pid = owner.read_text(encoding="ascii").strip() if owner.is_file() else ""
         named = f" (pid {pid})" if pid else ""

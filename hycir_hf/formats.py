@@ -70,15 +70,15 @@ IMAGE_STORE = FileFormat(
 EVALUATION = FileFormat(
     "hycir-evaluation",
     1,
-    "Evaluate the model again: `hycir evaluate --model ... --json FILE`.",
+    "Evaluate the model again: `hycir evaluate run ... --output FILE`.",
     {"benchmark": str, "split": str, "results": dict},
 )
-"""What `hycir evaluate --json` writes."""
+"""What `hycir evaluate run --output` writes."""
 
 TRIPLETS = FileFormat(
     "hycir-triplets",
     1,
-    "Run `hycir syncir` with this output folder again; it reuses the stored LLM answers.",
+    "Run `hycir syncir run` with this output folder again; it reuses the stored LLM answers.",
     {"settings": dict, "source_record": dict, "thresholds": dict, "counts": dict, "key": str},
 )
 """`recipe.json` of a folder that SynCir wrote."""

@@ -6,13 +6,14 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from .images import FeatureEncoder, ImageEncoder, ImageSource, encode_list, open_images
+from .images import FeatureEncoder, FeatureStore, ImageEncoder, ImageSource, encode_list, open_images
 from .images.features import unit_rows
+from .images.store import is_store
 from .modeling_hycir import HyCIRModel
 from .names import resolve_model
 from .processing_hycir import HyCIRProcessor
@@ -124,6 +125,22 @@ class HyCIREncoder:
         return np.concatenate(parts)  # (N, D)
 
 
+def open_for_index(
+    images: str | os.PathLike | ImageSource | FeatureStore,
+    split: str | None = None,
+    image_column: str | None = None,
+    id_column: str | None = None,
+) -> ImageSource | FeatureStore:
+    """Open what `ImageRetriever.index` takes; arguments as there.
+
+    Raises:
+        ValueError: If there is nothing to open.
+    """
+    if not isinstance(images, str | os.PathLike):
+        return images
+    return FeatureStore.open(images) if is_store(images) else open_images(str(images), split, image_column, id_column)
+
+
 class ImageRetriever:
     """Search your own images by an image, a text, or both.
 
@@ -192,7 +209,7 @@ class ImageRetriever:
 
     def index(
         self,
-        images: str | os.PathLike | ImageSource,
+        images: str | os.PathLike | ImageSource | FeatureStore,
         output: str | os.PathLike,
         *,
         index_type: str = "flat",
@@ -206,7 +223,8 @@ class ImageRetriever:
         """Index images into a folder, to be searched now and later; only new and changed images are encoded.
 
         Args:
-            images (`str`, `Path` or `ImageSource`): A folder, tar shards, a .tsv, or PATH[:CONFIG] of a dataset.
+            images (`str`, `Path` or `ImageSource`): A folder, tar shards, a .tsv, or PATH[:CONFIG] of a dataset. Or a
+                folder that `hycir features` made with the same encoder: then nothing is encoded.
             output (`str` or `Path`): The gallery's folder.
             index_type (`str`): See `Gallery.from_features`.
             batch_size (`int`): Images encoded at once.
@@ -222,12 +240,10 @@ class ImageRetriever:
         Raises:
             ValueError: If there are no images, or none can be read.
         """
-        is_path = isinstance(images, str | os.PathLike)
-        source = open_images(str(images), split, image_column, id_column) if is_path else cast(ImageSource, images)
         name = self.encoder.name
         report = index_images(
             self.encoder.image_encoder(),
-            source,
+            open_for_index(images, split, image_column, id_column),
             output,
             encoder_fingerprint=self.encoder.fingerprint,
             model_path=str(Path(name).resolve()) if name and Path(name).exists() else name,

@@ -5,10 +5,8 @@ TRIPLET    SynCir's pseudo triplets; the images are found by id in an UNLABELED 
 GENERATED  further columns of a triplet that an LLM made
 DROPPED    further columns of a triplet that SynCir dropped
 QUERY      a benchmark's composed queries
-GALLERY    a benchmark's gallery pictures
+GALLERY    a benchmark's gallery images
 """
-
-from collections.abc import Iterable
 
 from datasets import Features, Image, Sequence, Value
 
@@ -49,7 +47,7 @@ QUERY = Features(
         "query_text": Value("string"),
         "target_ids": Sequence(Value("string")),
         "subset_ids": Sequence(Value("string")),  # the candidates of R_subset@K
-        "hard_negative_ids": Sequence(Value("string")),  # pictures that ignore the text, or do something else with it
+        "hard_negative_ids": Sequence(Value("string")),  # images that ignore the text, or that change in another way
         "rule": Value("string"),
         "wording": Value("int32"),  # which of a rule's wordings
         "split": Value("string"),
@@ -65,23 +63,3 @@ GALLERY = Features(
         "concept": Value("string"),
     }
 )
-
-
-def check_columns(column_names: Iterable[str], schema: Features, what: str) -> None:
-    """Check that a data set has a schema's columns; more columns than those are fine.
-
-    Args:
-        column_names (`Iterable[str]`): The data set's columns.
-        schema (`Features`): UNLABELED, TRIPLET, QUERY or GALLERY.
-        what (`str`): What the data set is, for the message: "triplets".
-
-    Raises:
-        ValueError: If a column is missing.
-    """
-    found = list(column_names)
-    missing = [name for name in schema if name not in found]
-    if missing:
-        raise ValueError(
-            f"The {what} data set must have the columns {list(schema)}, but {missing} are missing (found: {found}). "
-            "Rename them with dataset.rename_column(...)."
-        )

@@ -2,7 +2,7 @@
 
 Each `NAME.json` holds the facts of a card and names its result file. `emoji_results.json` was written by
 
-    hycir evaluate --model examples/emoji/hycir --benchmark emoji --data examples/emoji/data --json RESULTS
+    hycir evaluate run --model examples/emoji/hycir --benchmark emoji --data examples/emoji/data --output RESULTS
 
 The values of the single queries ("per_query") were removed from it.
 """

@@ -96,7 +96,7 @@ def test_every_method_ranks_and_says_what_it_does_not_look_at(searcher, method):
     scores = [score for _, score in session.answer.ranking]
     assert scores == sorted(scores, reverse=True) and all(-1.001 <= score <= 1.001 for score in scores)
     assert len(scores) == len(searcher.ids) - (method != "text only")
-    says = {"image only": "does not read the text", "text only": "does not look at the reference"}
+    says = {"image only": "does not read the text", "text only": "does not use the reference"}
     assert ("does not" in session.message) == (method in says) and says.get(method, "") in session.message
     without_text = search(replace(session, query_text=" "), searcher)
     if method == "text only":
@@ -130,7 +130,9 @@ def test_a_huge_picture_in_a_small_file_is_refused_undecoded(searcher, monkeypat
     assert len(buffer.getvalue()) < 50_000
     monkeypatch.setattr("hycir_hf.app.answering.load_image", None)
     refused = upload(Session(), searcher, buffer.getvalue())
-    found = "many more" if size[0] == 14000 else f"{size[0]} x {size[1]}"  # beyond PIL's own limit no size is told
+    found = (
+        "more than 50,000,000" if size[0] == 14000 else f"{size[0]} x {size[1]}"
+    )  # beyond PIL's own limit no size is told
     assert refused.is_error and found in refused.message
 
 
@@ -358,7 +360,7 @@ def test_a_space_without_gallery_or_model_says_so_in_one_line(emoji, tmp_path):
     assert "Set HYCIR_GALLERY to a gallery that `hycir index` made" in done.stderr.splitlines()[-1]
     shutil.copytree(emoji / "gallery", space / "gallery")
     manifest = space / "gallery" / "manifest.json"
-    for name, found in ((None, "names None"), ("/nosuch/model", "names /nosuch/model")):
+    for name, found in ((None, "does not say which model"), ("/nosuch/model", "/nosuch/model")):
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": name}))
         done = run_space(space)
         assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from conftest import build_model, build_processor, random_picture
 from hycir_hf import Gallery
 from hycir_hf.files import single_writer
 from hycir_hf.images import FeatureEncoder, FeatureStore, encoding, open_source
-from hycir_hf.retrieval import build, index_images
+from hycir_hf.retrieval import index_images
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_only_what_is_new_or_changed_is_encoded(index, model, processor, tmp_pat
     folder, output = write_images(tmp_path / "images"), tmp_path / "gallery"
     first = index(folder, output)
     again = index(folder, output)
-    assert (again.num_encoded, again.num_reused) == (0, 11) and again.skipped == first.skipped
+    assert (again.num_encoded, again.num_reused) == (0, 10) and again.skipped == first.skipped
     assert again.gallery.search(queries_for(again.gallery)) == first.gallery.search(queries_for(first.gallery))
 
     random_picture(50).save(folder / "new.png")
@@ -139,14 +139,20 @@ def test_a_damaged_block_is_encoded_again(index, tmp_path):
     assert report.num_encoded == 10 and report.gallery.search(queries_for(whole)) == whole.search(queries_for(whole))
 
 
-def test_the_features_of_a_gallery_can_be_used_elsewhere(index, model, tmp_path):
+def test_the_features_of_a_gallery_can_be_used_elsewhere(index, model, processor, tmp_path):
     """A gallery is a feature store, and a store makes a gallery without encoding."""
     gallery = index(write_images(tmp_path / "images"), tmp_path / "gallery").gallery
     features = FeatureStore.open(tmp_path / "gallery", model.encoder_fingerprint())
     assert features.ids == gallery.ids and features.num_views == 1
-    made = build.gallery_of_store(features.store, "f", "m")
-    assert made.search(queries_for(gallery)) == gallery.search(queries_for(gallery))
-    assert made.model_path == "m" and made.source["type"] == "folder"
+    encoder = FeatureEncoder(model, processor)
+    made = index_images(encoder, features, tmp_path / "made", encoder_fingerprint="f", model_path="m", progress=False)
+    assert (made.num_encoded, made.num_reused) == (0, 10)
+    loaded = Gallery.load(tmp_path / "made")
+    assert loaded.search(queries_for(gallery)) == gallery.search(queries_for(gallery))
+    assert loaded.model_path == "m" and loaded.source["type"] == "folder"
+    other = FeatureEncoder(build_model("clip_legacy"), processor)
+    with pytest.raises(ValueError, match=other.settings["encoder"]):
+        index_images(other, features, tmp_path / "other", progress=False)
 
 
 def test_nothing_readable_is_an_error(index, tmp_path):
@@ -195,7 +201,7 @@ def test_a_process_ended_while_indexing_resumes(end, model, processor, tmp_path)
     encoder = FeatureEncoder(model, processor)
     resumed = index_images(encoder, open_source(str(folder)), output, batch_size=4, progress=False)
     whole = index_images(encoder, open_source(str(folder)), tmp_path / "whole", batch_size=4, progress=False)
-    assert resumed.num_reused >= 7 and resumed.num_encoded + resumed.num_reused == 31
+    assert resumed.num_reused >= 7 and resumed.num_encoded + resumed.num_reused == 30
     assert resumed.gallery.ids == whole.gallery.ids
     queries = queries_for(whole.gallery)
     assert resumed.gallery.search(queries) == whole.gallery.search(queries)

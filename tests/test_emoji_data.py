@@ -13,7 +13,7 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from hycir_hf.schemas import GALLERY, check_columns
+from hycir_hf.schemas import GALLERY
 from hycir_hf.syncir import refilter
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
@@ -54,7 +54,7 @@ def test_image_ids_are_unique(columns):
 def test_the_data_set_loads_and_shows_64_pixel_pictures():
     pictures = load_dataset(str(EMOJI / "data"), "images", split="heldout_vendor", streaming=True)
     row = next(iter(pictures))
-    check_columns(row, GALLERY, "emoji")
+    assert set(GALLERY) <= set(row)
     assert row["image"].size == (64, 64) and row["image"].mode == "RGB"
 
 

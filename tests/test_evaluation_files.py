@@ -330,7 +330,7 @@ def test_broken_submissions_name_file_and_query(cirr_answers, change, words):
 
 def test_a_key_that_stands_twice_and_a_second_file_of_a_kind(cirr_answers):
     data, (path, subset_path) = cirr_answers
-    with pytest.raises(ValueError, match="one file of each kind"):
+    with pytest.raises(ValueError, match="second file"):
         score_rankings([path, path], data)
     assert list(score_rankings([subset_path], data).methods["predictions"]["all"].values) == [
         "R_subset@1",
@@ -348,5 +348,5 @@ def test_a_key_that_stands_twice_and_a_second_file_of_a_kind(cirr_answers):
 def test_a_split_without_answers_is_not_scored(tmp_path, cirr_answers):
     _, paths = cirr_answers
     hidden = read_benchmark("cirr", tmp_path / "cirr", "test1")
-    with pytest.raises(ValueError, match="a split with answers"):
+    with pytest.raises(ValueError, match="test server"):
         score_rankings(paths, hidden)

@@ -405,7 +405,7 @@ def test_public_asks_before(hub, folder, monkeypatch, capsys):
     push_folder(folder, "ann/private")
     capsys.readouterr()
     assert main(["push", str(folder), "ann/private", "--public", "--yes"]) == 0
-    assert "ann/private was private and stays so" in capsys.readouterr().out and hub.repo("ann/private").private
+    assert "ann/private was private and stays" in capsys.readouterr().out and hub.repo("ann/private").private
 
 
 def test_a_wrong_token_is_an_error_that_does_not_show_it(hub, folder, monkeypatch, capsys):

@@ -46,7 +46,7 @@ def test_an_empty_histogram_is_drawn():
 
 
 def test_names_in_the_app_are_text():
-    searcher = SimpleNamespace(ids=[EVIL], thumbnail=lambda row: None, has_pictures=False, describe=lambda: EVIL)
+    searcher = SimpleNamespace(ids=[EVIL], thumbnail=lambda row: None, has_images=False, describe=lambda: EVIL)
     reference = SimpleNamespace(name=EVIL, uri="data:image/png;base64,")
     answer = SimpleNamespace(reference=reference, query_text=EVIL, method=EVIL, k=3, ranking=((0, 1.25),))
     parts = [

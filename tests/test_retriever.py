@@ -87,6 +87,13 @@ def test_save_and_load(retriever, tmp_path, saved):
     assert elsewhere.search(saved / "photos" / "1.png", "make it night") == expected
 
 
+def test_stored_features_become_a_gallery_without_encoding(retriever, tmp_path):
+    expected = retriever.search("1.png", "make it night")
+    report = retriever.index(tmp_path / "gallery" / "features", tmp_path / "again")
+    assert (report.num_encoded, report.num_reused) == (0, 7)
+    assert retriever.search("1.png", "make it night") == expected
+
+
 def test_what_cannot_be_is_said(retriever, saved, tmp_path):
     with pytest.raises(ValueError, match="neither"):
         retriever.search()

@@ -64,7 +64,7 @@ def answer_queries(
             PageResult(found, score, picture_of(pictures[found]), found == id_of[target], pictures[found]["name"])
             for found, score in ranking[:SHOWN]
         ]
-        note = "" if rank <= SHOWN else f"The right picture, “{target}”, is at rank {rank} of {len(ranking):,}."
+        note = "" if rank <= SHOWN else f"The right image, “{target}”, is at rank {rank} of {len(ranking):,}."
         page.append(PageQuery([picture_of(pictures[image_id])], text, shown, note, reference))
     return page
 
@@ -85,15 +85,15 @@ def main() -> None:
     queries = read_queries("val", PART)
     rows = table_rows(evaluate_methods(model, processor, gallery, features, queries))
     header = ["", *(f"R@{k}" for k in RANKS)]
-    caption = f"Emoji benchmark, val: {len(queries)} composed queries over {len(gallery):,} pictures, recall in percent"
+    caption = f"Emoji benchmark, val: {len(queries)} composed queries over {len(gallery):,} images, recall in percent"
     print(f"\n{caption}\n")
     for row in [header, *rows]:
         print(f"{row[0]:16}" + "".join(f"{cell:>8}" for cell in row[1:]))
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
     intro = (
-        "A picture and a text find another picture. The gallery is Twemoji, a vendor that neither the encoder nor the "
-        "mapper has seen in training; the mapper was trained on pictures and on triplets that SynCir made of them, "
+        "An image and a text find another image. The gallery is Twemoji, a vendor that neither the encoder nor the "
+        "mapper has seen in training; the mapper was trained on images and on triplets that SynCir made of them, "
         "without any label. The reference itself is left out of each ranking; a green frame marks the right answer."
     )
     page = render_search_page(answered, "Composed image retrieval on emoji", intro, [PageTable(caption, header, rows)])

@@ -4,8 +4,8 @@
     python examples/emoji/retrieval.py --split test --part heldout_vendor
 
 Prints R@K in percent for each part as Markdown. A hit is any correct target among the first K of the part's whole
-gallery, the reference left out; `build_benchmark.py` says what the parts are. `hycir evaluate --benchmark emoji` adds
-intervals, subsets, hard negatives, wordings and two reference images.
+gallery without the reference; `build_benchmark.py` says what the parts are. `hycir evaluate run --benchmark emoji`
+adds intervals, subsets, hard negatives, wordings and two reference images.
 """
 
 import argparse

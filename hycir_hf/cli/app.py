@@ -26,7 +26,7 @@ def serve(
     gallery: str,
     /,
     *,
-    model: Annotated[str | None, Parameter(alias="-m", metavar="MODEL")] = None,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
     host: str = "127.0.0.1",
     port: PositiveInt | None = None,
     max_upload: PositiveInt = 20,

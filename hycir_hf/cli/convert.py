@@ -22,7 +22,7 @@ def convert(
     checkpoint: str,
     /,
     *,
-    encoder: Annotated[str, Parameter(alias="-e", metavar="MODEL")],
+    encoder: Annotated[str, Parameter(alias="-e")],
     output: OutputFolder,
     prompt: str | None = None,
     common: Common | None = None,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 RIVAL = "image + text"
 _ANSWERS, _FEATURES = ".cache/cirevl", ".cache/features"
 
-Benchmark = Annotated[str, Parameter(alias="-b", metavar="NAME")]
-DataFolder = Annotated[str, Parameter(alias="-d", metavar="FOLDER")]
-OutputFile = Annotated[str | None, Parameter(alias="-o", metavar="FILE")]
+Benchmark = Annotated[str, Parameter(alias="-b")]
+DataFolder = Annotated[str, Parameter(alias="-d")]
+OutputFile = Annotated[str | None, Parameter(alias="-o")]
 
 app = App(
     name="evaluate",
@@ -43,19 +43,19 @@ Examples:
 class Cirevl:
     """How CIReVL's way describes the target: a captioner and an LLM."""
 
-    captioner: Annotated[str | None, Parameter(help="Captioning model: folder or Hub id.", metavar="MODEL")] = None
+    captioner: Annotated[str | None, Parameter(help="Captioning model: folder or Hub id.")] = None
     llm: Annotated[
         str | None,
-        Parameter(help="LLM: folder or Hub id, or its name at the endpoint of --base-url.", metavar="MODEL"),
+        Parameter(help="LLM: folder or Hub id, or its name at the endpoint of --base-url."),
     ] = None
     base_url: Annotated[
         str | None, Parameter(help="OpenAI-compatible endpoint. By default the LLM runs in this process.")
     ] = None
-    llm_prompt: Annotated[
-        str | None, Parameter(help="Text file with {caption} and {text}: what the LLM is asked.", metavar="FILE")
-    ] = None
+    llm_prompt: Annotated[str | None, Parameter(help="Text file with {caption} and {text}: what the LLM is asked.")] = (
+        None
+    )
     answers: Annotated[
-        str | None, Parameter(help=f"Folder where the LLM's answers are kept. [default: {_ANSWERS}]", metavar="FOLDER")
+        str | None, Parameter(help=f"Folder where the LLM's answers are kept. [default: {_ANSWERS}]")
     ] = None
 
     def __post_init__(self) -> None:
@@ -84,10 +84,10 @@ def run(
     split: str | None = None,
     part: list[str] | None = None,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    combiner: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
-    pair: Annotated[tuple[str, str] | None, Parameter(metavar="METHOD METHOD")] = None,
-    submission: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
-    html: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    combiner: str | None = None,
+    pair: tuple[str, str] | None = None,
+    submission: str | None = None,
+    html: str | None = None,
     output: OutputFile = None,
     features: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
     allow_missing: Switch = False,

@@ -41,7 +41,7 @@ def index(
     """Encode images into a gallery that can be searched. Only new and changed images are encoded.
 
     Args:
-        images: Folder of images, .tar shards, a .tsv, or a dataset as PATH[:CONFIG].
+        images: Folder of images, .tar shards, a .tsv, or a dataset as PATH[:CONFIG]; or a folder that features made.
         model: HyCIR model: folder or Hub id.
         output: Folder of the gallery. An existing gallery is replaced.
         batch_size: Images that are encoded at once.
@@ -49,10 +49,9 @@ def index(
     """
     quiet()
     columns = columns or Columns()
+    source = hycir_hf.retriever.open_for_index(images, **vars(columns))
     retriever = hycir_hf.ImageRetriever.from_pretrained(model, device)
-    report = retriever.index(
-        images, output, index_type=index_type, batch_size=batch_size, **vars(columns), on_skip=_print_skip
-    )
+    report = retriever.index(source, output, index_type=index_type, batch_size=batch_size, on_skip=_print_skip)
     rate = report.num_encoded / max(report.seconds, 1e-9)
     values = {
         "gallery": output,

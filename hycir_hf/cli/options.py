@@ -18,12 +18,12 @@ _SHOWN_NAMES = 5
 _DATASET = Group("Dataset options (if IMAGES is a dataset)", sort_key=900)
 _OUTPUT = Group("General options", sort_key=1000)
 
-Model = Annotated[str, Parameter(alias="-m", metavar="MODEL")]
-OutputFolder = Annotated[str, Parameter(alias="-o", metavar="FOLDER")]
+Model = Annotated[str, Parameter(alias="-m")]
+OutputFolder = Annotated[str, Parameter(alias="-o")]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 Device = Annotated[
     str | None,
-    Parameter(help="Device, such as cpu or cuda:1. By default a GPU if there is one.", metavar="DEVICE", group=_OUTPUT),
+    Parameter(help="Device, such as cpu or cuda:1. By default a GPU if there is one.", group=_OUTPUT),
 ]
 
 
@@ -32,13 +32,9 @@ Device = Annotated[
 class Columns:
     """Which part of a dataset holds the images."""
 
-    split: Annotated[str | None, Parameter(help="Split. Needed if the dataset has several.", metavar="NAME")] = None
-    image_column: Annotated[
-        str | None, Parameter(help="Image column. By default 'image', or the only one.", metavar="NAME")
-    ] = None
-    id_column: Annotated[
-        str | None, Parameter(help="Id column. By default 'image_id', or the row number.", metavar="NAME")
-    ] = None
+    split: Annotated[str | None, Parameter(help="Split. Needed if the dataset has several.")] = None
+    image_column: Annotated[str | None, Parameter(help="Image column. By default 'image', or the only one.")] = None
+    id_column: Annotated[str | None, Parameter(help="Id column. By default 'image_id', or the row number.")] = None
 
 
 @Parameter(name="*", group=_OUTPUT)
@@ -119,7 +115,7 @@ def _flag(entry: dataclasses.Field, group: Group) -> Any:
     if kind == list[str]:
         return Annotated[kind, Parameter(help=_help(entry), group=group, consume_multiple=True)]
     if typing.get_origin(kind) in (list, dict):
-        reader = Parameter(converter=_read_json, metavar="JSON", accepts_keys=False, n_tokens=1)
+        reader = Parameter(converter=_read_json, accepts_keys=False, n_tokens=1)
         return Annotated[Any, Parameter(help=_help(entry), group=group), reader]
     return Annotated[kind, Parameter(help=_help(entry), group=group)]
 

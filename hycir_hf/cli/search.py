@@ -10,6 +10,7 @@ from cyclopts.types import PositiveInt
 import hycir_hf
 
 from ..files import write_text
+from ..settings import ParameterError
 from .models import quiet
 from .options import Common, Device, Report, Switch, shown
 
@@ -32,10 +33,10 @@ def search(
     image: list[str] | None = None,
     text: str = "",
     k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
-    model: Annotated[str | None, Parameter(alias="-m", metavar="MODEL")] = None,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
     exclude_reference: list[str] | None = None,
     keep_reference: Switch = False,
-    html: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    html: str | None = None,
     device: Device = None,
     common: Common | None = None,
 ) -> Report:
@@ -51,6 +52,8 @@ def search(
         keep_reference: Keep the reference image in the results.
         html: Write a page with the images to this file.
     """
+    if not image and not text.strip():
+        raise ParameterError("A search needs an image, a text, or both.", "image", "text")
     quiet()
     retriever = hycir_hf.ImageRetriever.load(gallery, model, device)
     references = hycir_hf.retrieval.read_references(retriever.gallery, gallery, image or [])

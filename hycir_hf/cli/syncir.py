@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     Flags = flags_of(SynCirConfig)
 
-ConfigFile = Annotated[Path | None, Parameter(alias="-c", metavar="FILE")]
+ConfigFile = Annotated[Path | None, Parameter(alias="-c")]
 
 app = App(
     name="syncir",
@@ -96,7 +96,7 @@ def estimate(
     /,
     *,
     output: OutputFolder,
-    prices: Annotated[tuple[float, float] | None, Parameter(metavar="IN OUT")] = None,
+    prices: tuple[float, float] | None = None,
     config: ConfigFile = None,
     columns: Columns | None = None,
     settings: Flags | None = None,

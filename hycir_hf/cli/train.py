@@ -35,7 +35,7 @@ Examples:
 @app.default
 def train(
     *,
-    config: Annotated[Path | None, Parameter(alias="-c", metavar="FILE")] = None,
+    config: Annotated[Path | None, Parameter(alias="-c")] = None,
     settings: Flags | None = None,
     common: Common | None = None,
 ) -> Report | None:

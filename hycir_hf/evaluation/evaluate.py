@@ -3,11 +3,12 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..modeling_hycir import HyCIRModel
+from ..processing_hycir import HyCIRProcessor
 from ..retrieval import rank_candidates, rank_gallery
 from ..retrieval.queries import MAPPER, TRAINING_FREE, Combiner
 from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
@@ -36,7 +37,7 @@ class Evaluation:
     """Results with the rankings behind them.
 
     Args:
-        results (`EvaluationResults`, *optional*): None where the answers are not known.
+        results (`EvaluationResults`, *optional*): None if the targets are not known.
         rankings (`Mapping[str, Mapping[str, PartRankings]]`): Method -> part -> rankings.
     """
 
@@ -45,8 +46,8 @@ class Evaluation:
 
 
 def evaluate_benchmark(
-    model: Any,
-    processor: Any,
+    model: HyCIRModel,
+    processor: HyCIRProcessor,
     data: BenchmarkData,
     combiners: Mapping[str, Combiner] = TRAINING_FREE,
     further_methods: Mapping[str, Method] | None = None,
@@ -60,8 +61,8 @@ def evaluate_benchmark(
 
     Args:
         model (`HyCIRModel`): In eval mode.
-        processor (`HyCIRProcessor`): The model's; the benchmark's prompt, where it has one, takes the place of its own.
-        data (`BenchmarkData`): From `read_benchmark`, with pictures.
+        processor (`HyCIRProcessor`): The model's. If the benchmark has a prompt, that one is used instead.
+        data (`BenchmarkData`): From `read_benchmark`, with images.
         combiners (`Mapping[str, Combiner]`): Name -> (reference features, text features) -> query features; a trained
             combiner is one entry more.
         further_methods (`Mapping[str, Method]`, *optional*): Name -> method, from `combiner_method`,
@@ -72,18 +73,18 @@ def evaluate_benchmark(
         features_directory (`str` or `Path`, *optional*): Where the images' features are stored, so that another
             evaluation with the same encoder reads them.
         model_name (`str`, *optional*): Kept in the results.
-        seed (`int`): Of the bootstrap.
+        seed (`int`): Random seed of the bootstrap.
 
     Returns:
-        `Evaluation`: The mapper among the methods unless left out.
+        `Evaluation`: With the mapper, unless `methods` leaves it out.
 
     Raises:
-        ValueError: If a method is unknown, a picture is broken, or the gallery is smaller than the benchmark's ranks.
+        ValueError: If a method is unknown, an image is broken, or the gallery is smaller than the benchmark's ranks.
     """
     known = [*combiners, MAPPER, *(further_methods or {})]
     unknown = [name for name in methods or () if name not in known]
     if unknown:
-        raise ValueError(f"Expected methods of {known}, but found {unknown}. Choose among them.")
+        raise ValueError(f"There are no methods {unknown}. Choose among {known}.")
     wanted = methods or known
     combiners = {name: combine for name, combine in combiners.items() if name in wanted}
     further_methods = {name: answer for name, answer in (further_methods or {}).items() if name in wanted}
@@ -120,7 +121,7 @@ def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery
     """Rank a part's gallery for its queries.
 
     Args:
-        data (`BenchmarkData`): Says what is left out and how deep to rank.
+        data (`BenchmarkData`): Says whether references are left out, and how deep to rank.
         part (`BenchmarkPart`): Queries and gallery ids.
         queries (`torch.Tensor` of shape `(Q, D)`): Unit L2 norm.
         gallery (`torch.Tensor` of shape `(N, D)`): Unit L2 norm, in the order of `part.gallery_ids`.

@@ -1,4 +1,4 @@
-"""The ways to answer composed queries: the mapper, its training-free rivals, trained combiners, captions.
+"""The methods that answer a benchmark part: the mapper and the training-free ones, trained combiners, captions.
 
 A *combiner* is any callable from the unit features of references and texts, `(Q, D)` each, to query features `(Q, D)`.
 A *method* is any callable from a part and its references' features by id, not normalised, to query features `(Q, D)`.
@@ -75,8 +75,8 @@ def encode_images(
 
 
 def part_features(
-    model: Any,
-    processor: Any,
+    model: HyCIRModel,
+    processor: HyCIRProcessor,
     part: BenchmarkPart,
     feature_of: Mapping[str, Tensor],
     combiners: Mapping[str, Combiner] = TRAINING_FREE,
@@ -112,7 +112,7 @@ def reference_features(part: BenchmarkPart, feature_of: Mapping[str, Tensor]) ->
 
 
 def text_variants(part: BenchmarkPart) -> list[list[str]]:
-    """Each query's first text, each query's second text ...: most benchmarks have one a query."""
+    """Give each query's first text, then each query's second text, and so on; most benchmarks have one per query."""
     texts = [[query["query_text"], *query.get("other_texts", ())] for query in part.queries]
     return [list(one) for one in zip(*texts, strict=True)]
 
@@ -124,8 +124,8 @@ def average_features(variants: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.stack([F.normalize(one, dim=-1) for one in variants]).mean(dim=0), dim=-1)
 
 
-def combiner_method(model: Any, processor: Any, head: Combiner) -> Method:
-    """Make a method of a trained head that takes features as the encoder gives them, such as `CombinerHead`.
+def combiner_method(model: HyCIRModel, processor: HyCIRProcessor, head: Combiner) -> Method:
+    """Make a method from a trained head, such as `CombinerHead`, that takes features as the encoder gives them.
 
     Args:
         model (`HyCIRModel`): The encoder that the head was trained on.
@@ -144,9 +144,9 @@ def combiner_method(model: Any, processor: Any, head: Combiner) -> Method:
 
 
 def language_method(
-    model: Any,
-    processor: Any,
-    pictures: Mapping[str, Any],
+    model: HyCIRModel,
+    processor: HyCIRProcessor,
+    images: Mapping[str, Any],
     caption: Callable[[list[Any]], Sequence[str]],
     generate: TextsOf,
     prompt: str = CIREVL_PROMPT,
@@ -156,8 +156,8 @@ def language_method(
     Args:
         model (`HyCIRModel`): Only its encoder is used.
         processor (`HyCIRProcessor`): The model's.
-        pictures (`Mapping[str, Any]`): Image id -> picture, of the references; each is captioned once.
-        caption (`Callable`): PIL pictures -> captions.
+        images (`Mapping[str, Any]`): Image id -> image, of the references; each is captioned once.
+        caption (`Callable`): PIL images -> captions.
         generate (`Callable`): Prompts -> a language model's replies.
         prompt (`str`): Template with {caption} and {text}.
 
@@ -166,14 +166,14 @@ def language_method(
     """
     missing = [name for name in ("{caption}", "{text}") if name not in prompt]
     if missing:
-        raise ValueError(f"Expected a prompt with {{caption}} and {{text}}, but {missing} are not in it. Add them.")
+        raise ValueError(f"The prompt lacks {' and '.join(missing)}. It needs {{caption}} and {{text}}.")
     captions: dict[str, str] = {}
 
     def caption_all(id_rows: Sequence[list[str]]) -> list[str]:
         waiting = [id_ for id_ in dict.fromkeys(id_ for row in id_rows for id_ in row) if id_ not in captions]
         for start in tqdm(range(0, len(waiting), CAPTION_BATCH), desc="Captions", unit=" batches"):
             ids = waiting[start : start + CAPTION_BATCH]
-            found = _checked(caption([load_image(open_image(pictures[id_])) for id_ in ids]), len(ids), "captions")
+            found = _checked(caption([load_image(open_image(images[id_])) for id_ in ids]), len(ids), "captions")
             captions.update(zip(ids, found, strict=True))
         return [" and ".join(captions[id_] for id_ in row) for row in id_rows]
 

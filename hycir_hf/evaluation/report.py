@@ -73,7 +73,7 @@ def render_report(data: BenchmarkData, evaluation: Evaluation, first: str, secon
         raise ValueError(f"The targets of {data.benchmark.name} {data.split} are not known. Report another split.")
     unknown = [name for name in (first, second) if name not in evaluation.rankings]
     if unknown:
-        raise ValueError(f"Expected methods of {list(evaluation.rankings)}, but found {unknown}.")
+        raise ValueError(f"There are no methods {unknown}. Choose among {list(evaluation.rankings)}.")
     queries, every_query, counts = [], [], []
     for part in data.parts:
         ranks = {name: first_ranks(part, evaluation.rankings[name][part.name]) for name in (first, second)}
@@ -185,8 +185,8 @@ def _query_table(data: BenchmarkData, part: BenchmarkPart, ranks: Mapping[str, S
 
 
 def _image(data: BenchmarkData, id_: str) -> Any:
-    picture = data.images.get(id_)
-    return None if picture is None else load_image(open_image(picture))
+    image = data.images.get(id_)
+    return None if image is None else load_image(open_image(image))
 
 
 def _name(data: BenchmarkData, id_: str) -> str:

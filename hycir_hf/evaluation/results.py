@@ -27,7 +27,7 @@ class EvaluationResults:
         split (`str`): The split.
         methods (`Mapping[str, Mapping[str, PartScores]]`): Method -> part -> each query's values.
         provenance (`Mapping`): Versions, model, data fingerprint, protocol, missing images.
-        seed (`int`): Of the bootstrap.
+        seed (`int`): Random seed of the bootstrap.
     """
 
     benchmark: str
@@ -46,7 +46,7 @@ class EvaluationResults:
         return found
 
     def _average(self, parts: Mapping[str, PartScores]) -> dict[str, Interval]:
-        """The mean over the parts: each part counts the same, and is resampled on its own."""
+        """Average over the parts: each part counts the same, and is resampled on its own."""
         resampled = [resampled_means(scores, self.seed + number) for number, scores in enumerate(parts.values())]
         return {
             metric: as_interval(
@@ -153,8 +153,8 @@ def compare_results(
     """
     if (first.benchmark, first.split) != (second.benchmark, second.split):
         raise ValueError(
-            f"Expected results of one benchmark and split, but found {first.benchmark} {first.split} and "
-            f"{second.benchmark} {second.split}. Compare results of the same."
+            f"The results are of different benchmarks: {first.benchmark} {first.split} and {second.benchmark} "
+            f"{second.split}. Compare results of one benchmark and split."
         )
     sides = [_method(first, first_method), _method(second, second_method)]
     found: list[Difference] = []
@@ -163,14 +163,14 @@ def compare_results(
         one, two = sides[0][part], sides[1][part]
         if sorted(one.query_ids) != sorted(two.query_ids):
             raise ValueError(
-                f"Expected the same queries in both results, but {part!r} has {len(one.query_ids)} and "
-                f"{len(two.query_ids)}, not all alike. Evaluate both on the same data (missing images differ?)."
+                f"The results answer different queries: {part!r} has {len(one.query_ids)} and {len(two.query_ids)}, "
+                "and they are not the same. Evaluate both on the same data (were images missing?)."
             )
         sizes = [side.provenance.get("data", {}).get("gallery", {}).get(part) for side in (first, second)]
         if all(sizes) and sizes[0] != sizes[1]:
             raise ValueError(
-                f"Expected the same gallery in both results, but {part!r} has {sizes[0]:,} and {sizes[1]:,} images. "
-                "Evaluate both on the same images (some were missing?)."
+                f"The results search different galleries: {part!r} has {sizes[0]:,} and {sizes[1]:,} images. Evaluate "
+                "both on the same images (were some missing?)."
             )
         place = {id_: row for row, id_ in enumerate(two.query_ids)}
         order = [place[id_] for id_ in one.query_ids]
@@ -183,8 +183,7 @@ def compare_results(
             found.append(Difference(part, metric, *means, intervals[metric], wins, losses))
     if not found:
         raise ValueError(
-            f"Expected a part and a metric that both results have, but found the parts {list(sides[0])} and "
-            f"{list(sides[1])}. Evaluate the same."
+            f"The results have no part and metric in common: their parts are {list(sides[0])} and {list(sides[1])}."
         )
     return found + _average_differences(first, paired, found)
 
@@ -192,7 +191,7 @@ def compare_results(
 def _average_differences(
     results: EvaluationResults, paired: Mapping[str, PartScores], found: Sequence[Difference]
 ) -> list[Difference]:
-    """The difference of the means over the parts, where the benchmark has such a mean."""
+    """Compute the difference of the means over the parts, if the benchmark has such a mean."""
     averages = replace(results, methods={"": paired}).intervals()[""].get(AVERAGE, {})
     differences = []
     for metric, interval in averages.items():
@@ -204,7 +203,7 @@ def _average_differences(
 
 
 def describe_run(data: BenchmarkData, **further: Any) -> dict[str, Any]:
-    """What a run's figures depend on: versions, data fingerprint, protocol, missing images, and what is given."""
+    """Collect what a run's figures depend on: versions, data fingerprint, protocol, missing images, and `further`."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in ("hycir_hf", "torch", "transformers", "numpy", "datasets")},
@@ -232,10 +231,10 @@ def _version(name: str) -> str | None:
 
 def _method(results: EvaluationResults, name: str) -> Mapping[str, PartScores]:
     if name not in results.methods:
-        raise ValueError(f"Expected a method of {list(results.methods)}, but found {name!r}. Choose one of them.")
+        raise ValueError(f"The results have no method {name!r}. Choose one of {list(results.methods)}.")
     return results.methods[name]
 
 
 def main_method(methods: Sequence[str]) -> str:
-    """The method that stands for a model where one is wanted: the mapper, or else the last."""
+    """Choose the method that stands for a model: the mapper, or else the last one."""
     return "mapper" if "mapper" in methods else methods[-1]

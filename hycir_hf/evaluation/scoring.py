@@ -20,7 +20,7 @@ class PartScores:
 
     Args:
         query_ids (`Sequence[str]`): Q of them.
-        groups (`Sequence[str]`): What is resampled together: all wordings of one change of one picture.
+        groups (`Sequence[str]`): Queries that are resampled together: all wordings of one change of one image.
         values (`Mapping[str, np.ndarray]`): Metric -> `(Q,)`, fractions in [0, 1].
     """
 
@@ -38,7 +38,7 @@ def score_part(
     """Score one method's rankings of a part's queries.
 
     Args:
-        benchmark (`Benchmark`): What counts.
+        benchmark (`Benchmark`): How it counts.
         part (`BenchmarkPart`): With known targets.
         rankings (`Sequence` of Q rows, *optional*): Gallery ids, best first, as many as the largest rank; already
             without the references where the benchmark leaves them out.
@@ -106,7 +106,7 @@ def spread_in_groups(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
 
 
 def groups_of(queries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name each query's group: the wordings of one change of one picture; without a rule, the query alone."""
+    """Name each query's group: the wordings of one change of one image; without a rule, the query alone."""
     return [
         "|".join((query["rule"], query["reference_id"], *query["target_ids"])) if query["rule"] else query["query_id"]
         for query in queries

@@ -92,23 +92,22 @@ def score_rankings(paths: Sequence[str | os.PathLike], data: BenchmarkData, seed
     Args:
         paths (`Sequence`): One file, or each kind that the benchmark has.
         data (`BenchmarkData`): A split with known answers.
-        seed (`int`): Of the bootstrap.
+        seed (`int`): Random seed of the bootstrap.
 
     Raises:
         ValueError: If a file breaks a rule, two are of one kind, or the split's answers are not known.
     """
     if not data.has_targets:
         raise ValueError(
-            f"Expected a split with answers, but those of {data.benchmark.name} {data.split} are its test server's. "
-            "Score the val split, or send the file to the server."
+            f"Only the test server knows the targets of {data.benchmark.name} {data.split}. Score the val split, or "
+            "send the file to the server."
         )
     by_kind: dict[bool, dict[str, list[str]]] = {}
     for path in paths:
         kind, rankings = read_rankings(path, data)
         if kind.ranks_subset in by_kind:
             raise ValueError(
-                f"Expected one file of each kind, but {path} is the second {dict(kind.header) or 'ranking'}. Leave one "
-                "out."
+                f"{path} is the second file of one kind ({dict(kind.header) or 'ranking'}). Give one of each."
             )
         by_kind[kind.ranks_subset] = rankings
     scores = {
@@ -126,7 +125,7 @@ def _in_order(rankings: Rankings | None, part: BenchmarkPart) -> list[Sequence[s
 
 
 def _kind_of(path: Path, content: Mapping[str, Any], data: BenchmarkData) -> SubmissionFile:
-    """Which of the benchmark's files it is: the one whose header it has."""
+    """Find which of the benchmark's files it is: the one whose header it has."""
     kinds = sorted(data.benchmark.submissions, key=lambda kind: -len(kind.header))
     for kind in kinds:
         if all(content.get(key) == value for key, value in kind.header.items()):

@@ -117,7 +117,7 @@ def encode_images(
         try:
             for batch, mine in reader.batches(known):
                 waiting = [sample for sample in batch if mine and not store.knows(sample.id, sample.stamp)]
-                report.num_reused += len(batch) - len(waiting) if mine else 0
+                report.num_reused += sum(mine and store.holds(sample.id, sample.stamp) for sample in batch)
                 bar.update(len(batch) - len(waiting))
                 reader.submit(waiting)
                 for samples, prepared in reader.ready():

@@ -149,6 +149,10 @@ class ImageStore:
         """Whether an image was stored or noted as unreadable."""
         return _key(image_id, stamp) in self._known
 
+    def holds(self, image_id: str, stamp: str) -> bool:
+        """Whether the value of an image was stored."""
+        return self._known.get(_key(image_id, stamp), -1) >= 0
+
     def append(
         self, ids: Sequence[str], stamps: Sequence[str], values: np.ndarray | Sequence[str], skipped: Sequence[Skip]
     ) -> None:
@@ -324,6 +328,11 @@ class _Places:
 def key_of(settings: Mapping[str, Any]) -> str:
     """Identify settings: 16 hex digits."""
     return xxhash.xxh3_64_hexdigest(json.dumps(settings, sort_keys=True).encode())
+
+
+def is_store(directory: str | os.PathLike) -> bool:
+    """Whether a folder holds stored values, complete or not."""
+    return all((Path(directory) / name).exists() for name in (MANIFEST, BLOCKS))
 
 
 def holds_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) -> bool:

@@ -36,7 +36,7 @@ class ResultsSummary:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ResultsSummary":
-        """Read the figures of a file that `hycir evaluate --json` wrote.
+        """Read the figures of a file that `hycir evaluate run --output` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.

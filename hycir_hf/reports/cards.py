@@ -1,6 +1,6 @@
 """Cards from facts: what config, recipe and result files say, and what only a person knows (data, licence).
 
-The Markdown is in `templates/`. Figures come from the files of `hycir evaluate --json` alone.
+The Markdown is in `templates/`. Figures come from the files of `hycir evaluate run --output` alone.
 """
 
 import os
@@ -24,7 +24,7 @@ PIPELINE_TAG = "image-feature-extraction"  # the nearest of the Hub's tasks: it 
 LIBRARY = "transformers"
 TASK = "composed-image-retrieval"
 TAGS = [TASK, "hycir"]
-RESULTS = "results*.json"  # a model's result files, as `hycir evaluate --json` writes them
+RESULTS = "results*.json"  # a model's result files, as `hycir evaluate run --output` writes them
 _CONFIG_KEYS = {"model_type": str, "encoder_config": dict, "num_pseudo_tokens": int, "prompt": str}
 
 
@@ -107,7 +107,7 @@ class ModelCardFacts:
 
 
 def read_results(path: str | os.PathLike) -> ResultsSummary:
-    """Read the figures that `hycir evaluate --json` wrote for a model.
+    """Read the figures that `hycir evaluate run --output` wrote for a model.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files import single_writer
-from ..images import ImageEncoder, ImageSource, ImageStore, encode_images
+from ..images import FeatureStore, ImageEncoder, ImageSource, ImageStore, encode_images
 from ..images.features import check_not_empty, unit_rows
 from ..images.store import holds_settings
 from .gallery import Gallery
@@ -43,7 +43,7 @@ class IndexReport:
 
 def index_images(
     encoder: ImageEncoder,
-    source: ImageSource,
+    source: ImageSource | FeatureStore,
     output: str | os.PathLike,
     *,
     encoder_fingerprint: str | None = None,
@@ -61,7 +61,8 @@ def index_images(
 
     Args:
         encoder (`ImageEncoder`): Makes the features, such as `FeatureEncoder(model, processor)`.
-        source (`ImageSource`): See `open_images`.
+        source (`ImageSource` or `FeatureStore`): See `open_images`; or stored features of the same encoder, of which
+            the gallery is made without encoding.
         output (`str` or `Path`): The gallery's folder; a gallery that it holds is replaced.
         encoder_fingerprint (`str`, *optional*): Identifies the encoder of the gallery; checked by searches.
         model_path (`str`, *optional*): Recorded in the manifest for `hycir search`.
@@ -77,6 +78,11 @@ def index_images(
     """
     check_index_type(index_type)
     output = Path(output)
+    if isinstance(source, FeatureStore):
+        source.check("encoder", encoder.settings["encoder"])
+        gallery = gallery_of_store(source.store, encoder_fingerprint, model_path, index_type)
+        gallery.save(output)
+        return IndexReport(gallery, 0, len(gallery), source.store.skipped, 0.0)
     with single_writer(output / ".lock", output):
         directory = output / FEATURES_NAME
         if not holds_settings(directory, encoder.settings):

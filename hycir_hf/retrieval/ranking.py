@@ -1,8 +1,7 @@
 """Ranking whole galleries for many queries at once: blocked matrix products and a partial top-k, in bounded memory.
 
 `Gallery.search` answers queries against a kept index, one set of allowed images at a time. A benchmark asks thousands
-of queries, each with its own reference left out; that is one matrix product, and what follows it here costs a few
-percent of it.
+of queries, each without its own reference. That is one matrix product; everything else here costs a few percent of it.
 """
 
 from collections.abc import Sequence
@@ -81,8 +80,8 @@ def rank_candidates(query_features: Any, gallery_features: Any, candidates: Sequ
     queries, gallery = _as_matrix(query_features, "query features"), _as_matrix(gallery_features, "gallery features")
     if len(candidates) != len(queries) or queries.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"Expected candidates for each of {len(queries)} queries and features of one width, but found "
-            f"{len(candidates)} and widths {queries.shape[1]} and {gallery.shape[1]}. Use one encoder for both."
+            f"Expected candidates for each of {len(queries)} queries, and one width, but found {len(candidates)} "
+            f"candidates and the widths {queries.shape[1]} and {gallery.shape[1]}."
         )
     ranked = []
     for query, rows in zip(queries, candidates, strict=True):
@@ -131,14 +130,14 @@ def _as_matrix(features: Any, what: str) -> np.ndarray:
         features = features.detach().cpu().float().numpy()
     array = np.ascontiguousarray(features, dtype=np.float32)
     if array.ndim != 2 or not len(array):
-        raise ValueError(f"Expected {what} of shape (rows, D), but found shape {array.shape}. Reshape them.")
+        raise ValueError(f"Expected {what} of shape (rows, D), but found shape {array.shape}.")
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(array.sum(axis=1)))  # NaN and infinity stay in a sum, and it is quick
     bad = suspects[~np.isfinite(array[suspects]).all(axis=1)]
     if len(bad):
         raise ValueError(
-            f"Expected finite {what}, but found NaN or infinity in {len(bad)} rows, the first of them row {bad[0]}. "
-            "Check that image, or encode in float32."
+            f"{len(bad)} rows of the {what} hold NaN or infinity, the first is row {bad[0]}. Check that image, or "
+            "encode in float32."
         )
     return array
 
@@ -148,23 +147,21 @@ def _check_request(
 ) -> None:
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"Expected query features of width {gallery.shape[1]}, but found {queries.shape[1]}. Make them with the "
-            "gallery's own encoder."
+            f"Expected query features of width {gallery.shape[1]}, but found {queries.shape[1]}. Use the gallery's "
+            "encoder."
         )
     if exclude_rows is not None and len(exclude_rows) != len(queries):
         raise ValueError(
-            f"Expected exclude_rows to hold one list for each of {len(queries)} queries, but found "
-            f"{len(exclude_rows)}. Pass an empty list where nothing is left out."
+            f"exclude_rows holds {len(exclude_rows)} lists for {len(queries)} queries. Give one for each; it may be "
+            "empty."
         )
     excluded = [set(rows) for rows in exclude_rows or ()]
     outside = next((row for rows in excluded for row in rows if not 0 <= row < len(gallery)), None)
     if outside is not None:
-        raise ValueError(
-            f"Expected exclude_rows between 0 and {len(gallery) - 1}, but found {outside}. Give rows of the gallery."
-        )
+        raise ValueError(f"exclude_rows holds {outside}, but the gallery's rows go from 0 to {len(gallery) - 1}.")
     num_left = len(gallery) - max(map(len, excluded), default=0)
     if not 1 <= k <= num_left:
         raise ValueError(
-            f"Expected k between 1 and the {num_left} images left to each query, but found {k}. Choose smaller ranks, "
-            "or a larger gallery."
+            f"k must be between 1 and {num_left}, the images left to each query, not {k}. Choose smaller ranks, or a "
+            "larger gallery."
         )

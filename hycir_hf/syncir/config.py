@@ -51,7 +51,8 @@ class SynCirConfig(Settings):
     llm: str = setting("gpt-3.5-turbo", "LLM that writes the query texts (paper: GPT-3.5); local: folder or Hub id.")
     base_url: str | None = setting(None, "OpenAI-compatible endpoint. By default OpenAI's own.")
     prompt: Literal["paper", "few_shot", "vision"] = setting(
-        "paper", "Prompt: paper (Figure 3), few_shot (for small LLMs) or vision (the LLM sees the images)."
+        "paper",
+        "Prompt: paper (in the manner of Figure 3), few_shot (for small LLMs) or vision (the LLM sees the images).",
     )
     examples: list[list[str]] | None = setting(
         None, "Examples for the prompt: a list of [reference caption, target caption, query text], as JSON."

@@ -36,7 +36,7 @@ class Benchmark:
     """What a benchmark asks and how it counts.
 
     Args:
-        name (`str`): As in `hycir evaluate --benchmark`.
+        name (`str`): As in `hycir evaluate run --benchmark`.
         title (`str`): As in tables.
         metric (`str`): "R" (hit rate), "mAP" (divided by min(targets, K)) or "share" (of all targets, those among the
             first K: what others call recall).
