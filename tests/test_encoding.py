@@ -249,6 +249,13 @@ def test_a_list_is_encoded_in_order_and_a_broken_image_is_named():
         encode_list([], Pixels())
 
 
+def test_a_changed_image_in_memory_is_encoded_again(tmp_path):
+    for red in (10, 20):
+        images = [Image.new("RGB", (4, 4), (red, 0, 0)), b"", np.full((4, 4, 3), red, np.uint8)]
+        store, report = encode(ListSource(images, ["a", "broken", "b"]), tmp_path / "store")
+        assert report.num_encoded == 2 and store.read([0, 1])[:, 0].tolist() == [red, red]
+
+
 def test_only_passing_errors_pass():
     assert passing_error(OSError(errno.ESTALE, "stale")) is not None
     assert passing_error(FileNotFoundError(errno.ENOENT, "gone")) is None

@@ -161,11 +161,11 @@ class ListSource:
         self.images, self.ids = images, list(ids)
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of a file, a checksum of bytes, or what an object shows of itself."""
+        """Size and modification time of a file, or a checksum of bytes, pixels or values."""
         image = self.images[row]
         content = image.get("bytes") if isinstance(image, dict) else image
-        if isinstance(content, bytes):
-            return content_stamp(content)
+        if isinstance(content, bytes) or hasattr(content, "tobytes"):  # PIL images and arrays
+            return content_stamp(content if isinstance(content, bytes) else content.tobytes())
         path = getattr(image, "path", image)
         named = "" if path is image else f" {image!r}"
         return file_stamp(Path(path)) + named if isinstance(path, str | Path) else "in memory"
