@@ -163,12 +163,15 @@ class ListSource:
     def stamp(self, row: int) -> str:
         """Size and modification time of a file, or a checksum of bytes, pixels or values."""
         image = self.images[row]
-        content = image.get("bytes") if isinstance(image, dict) else image
-        if isinstance(content, bytes) or hasattr(content, "tobytes"):  # PIL images and arrays
-            return content_stamp(content if isinstance(content, bytes) else content.tobytes())
-        path = getattr(image, "path", image)
-        named = "" if path is image else f" {image!r}"
-        return file_stamp(Path(path)) + named if isinstance(path, str | Path) else "in memory"
+        is_record = isinstance(image, dict)
+        content: Any = image.get("bytes") if is_record else image
+        if isinstance(content, bytes):
+            return content_stamp(content)
+        if hasattr(content, "tobytes"):  # PIL images and arrays
+            return content_stamp(content.tobytes())
+        path = image.get("path") if is_record else getattr(image, "path", image)
+        region = f" {image!r}" if hasattr(image, "box") else ""
+        return file_stamp(Path(path)) + region if isinstance(path, str | Path) else "in memory"
 
     def load(self, row: int) -> Any:
         """Load an image, PIL in RGB; ValueError or OSError naming it if it is broken."""
