@@ -8,22 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build_model, build_processor, random_picture
+from conftest import build_model, random_picture
 
 from hycir_hf import Gallery
 from hycir_hf.files import single_writer
 from hycir_hf.images import FeatureEncoder, FeatureStore, encoding, open_source
 from hycir_hf.retrieval import index_images
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor()
 
 
 @pytest.fixture

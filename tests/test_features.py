@@ -15,16 +15,6 @@ from hycir_hf.images import FeatureStore, ImageStream, build_features, check_ima
 from hycir_hf.training.data import Share, UnlabeledRows
 
 
-@pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor()
-
-
 @pytest.fixture
 def build(model, processor):
     """Build the features of a folder, tar shards or a stream."""
