@@ -237,15 +237,3 @@ def hub(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the loopback Hub speaks LFS alone
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A tiny CLIP with a mapper."""
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def processor():
-    """The tiny model's processor."""
-    return build_processor()
