@@ -161,6 +161,12 @@ def read_record(path: str | os.PathLike, keys: Mapping[str, JsonType], *, remedy
         ValueError: If a key is missing, or a value has another type. The message names the file and the key.
     """
     record = read_json(path, dict, remedy=remedy)
+    check_keys(record, keys, path, remedy)
+    return record
+
+
+def check_keys(record: Mapping[str, Any], keys: Mapping[str, JsonType], path: str | os.PathLike, remedy: str) -> None:
+    """Raise ValueError if a key of a file's record is missing or has another type; arguments as in `read_record`."""
     for key, kind in keys.items():
         if key not in record:
             raise ValueError(f"Expected the key {key!r} in {path}, but it is missing. {remedy}")
@@ -169,7 +175,6 @@ def read_record(path: str | os.PathLike, keys: Mapping[str, JsonType], *, remedy
         if is_wrong_bool or not isinstance(value, kind):
             found = _type_name(type(value))
             raise ValueError(f"Expected {_type_name(kind)} as {key!r} in {path}, but found {found}. {remedy}")
-    return record
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .files import JsonType, read_json, read_record
+from .files import JsonType, check_keys, read_json, read_record
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class FileFormat:
             raise ValueError(f"Expected the format {self.name!r} in {path}, but found {record['format']!r}.")
         if record["format_version"] > self.version:
             raise ValueError(f"{path} was written by a newer hycir_hf. Update with `pip install -U hycir_hf`.")
-        return read_record(path, self.keys, remedy=self.remedy)
+        check_keys(record, self.keys, path, self.remedy)
+        return record
 
     def is_in(self, path: str | os.PathLike) -> bool:
         """Tell whether a JSON file says that it has this format."""
