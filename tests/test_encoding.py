@@ -1,10 +1,12 @@
 """The one loop and the one store: parallel, resumable, shared, and honest about what is broken and what is not."""
 
+import contextlib
 import errno
 import gc
 import json
 import pickle
 import signal
+import time
 import weakref
 from pathlib import Path
 from types import MappingProxyType
@@ -247,6 +249,88 @@ def test_a_list_is_encoded_in_order_and_a_broken_image_is_named():
         encode_list([images[0], b"no image"], Pixels(), ["one", "two"], progress=False)
     with pytest.raises(ValueError, match="no images"):
         encode_list([], Pixels())
+
+
+class Doubled(Pixels):
+    """Another model: its values are twice as large."""
+
+    settings = MappingProxyType({"encoder": "doubled"})
+
+    def encode(self, prepared):
+        return 2 * super().encode(prepared)
+
+
+def test_values_of_another_model_are_never_taken(folder, tmp_path, monkeypatch):
+    """Also where the removal of the old ones was killed at any moment."""
+    for number in range(4):
+        place = tmp_path / str(number)
+        encode(FolderSource(folder), place)
+        unlink, calls = Path.unlink, []
+
+        def die(path, missing_ok=False, unlink=unlink, calls=calls, number=number):
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            calls.append(path)
+            unlink(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", die)
+            with contextlib.suppress(KeyboardInterrupt):
+                ImageStore.remove(place)
+        if (place / "manifest.json").exists():
+            ImageStore.remove(place)
+        store, report = encode(FolderSource(folder), place, Doubled())
+        assert report.num_encoded == 20
+        np.testing.assert_array_equal(store.read(range(20)), 2 * expected(range(20)))
+
+
+def test_blocks_without_a_manifest_are_not_trusted(folder, tmp_path):
+    encode(FolderSource(folder), tmp_path / "store")
+    (tmp_path / "store" / "manifest.json").unlink()
+    store, report = encode(FolderSource(folder), tmp_path / "store", Doubled())
+    assert report.num_encoded == 20
+    np.testing.assert_array_equal(store.read(range(20)), 2 * expected(range(20)))
+
+
+def _encode_shard(folder, place, index, moment):
+    time.sleep(max(0.0, moment - time.time()))
+    encoding.BLOCK_SIZE = 8
+    encode(FolderSource(folder), place, num_shards=2, shard_index=index)
+
+
+def test_shards_that_finish_at_once_leave_a_readable_store(folder, tmp_path):
+    for trial in range(8):
+        place = tmp_path / str(trial)
+        moment = time.time() + 0.2
+        children = [start(_encode_shard, folder, place, index, moment) for index in (0, 1)]
+        assert [exit_status(child) for child in children] == [0, 0]
+        np.testing.assert_array_equal(ImageStore.open(place).read(range(20)), expected(range(20)))
+
+
+def test_another_source_in_the_folder_is_noticed(tmp_path):
+    one, other = (ImageStore.begin(tmp_path / "store", Pixels.settings) for _ in range(2))
+    one.append(["a"], ["1"], np.ones((1, 1, 3), np.float32), [])
+    other.append(["b"], ["1"], np.zeros((1, 1, 3), np.float32), [])
+    assert one.finish(["a"], ["1"])
+    assert not other.finish(["b"], ["1"])  # its block was removed, and it says so
+    assert ImageStore.open(tmp_path / "store").ids == ["a"]
+
+
+def test_values_of_other_images_can_be_kept(tmp_path):
+    images = [Image.new("RGB", (2, 2), (number, 0, 0)) for number in range(4)]
+    for rows, encoded in (((0, 1), 2), ((2, 3), 2), ((0, 1), 0)):
+        source = ListSource([images[row] for row in rows], [str(row) for row in rows])
+        store, report = encode(source, tmp_path / "store", prune=False)
+        assert report.num_encoded == encoded and store.read([0, 1])[:, 0].tolist() == list(rows)
+
+
+def test_a_store_that_changed_is_not_opened_in_a_worker(folder, tmp_path):
+    encode(FolderSource(folder), tmp_path / "store")
+    sent = pickle.dumps(ImageStore.open(tmp_path / "store"))
+    Image.new("RGB", (8, 8), (99, 0, 0)).save(folder / "00.png")
+    encode(FolderSource(folder), tmp_path / "store")
+    with pytest.raises(ValueError, match="changed"):
+        pickle.loads(sent)
 
 
 def test_a_changed_image_in_memory_is_encoded_again(tmp_path):

@@ -67,7 +67,14 @@ def encode_images(
         features = encode_list(values, encoder, ids, batch_size=IMAGE_BATCH, label=label)
     else:
         source, place = ListSource(values, ids), Path(directory) / key_of(encoder.settings)
-        store, _ = stored_images.encode_images(source, encoder, place, batch_size=IMAGE_BATCH, label=label)
+        store, _ = stored_images.encode_images(
+            source,
+            encoder,
+            place,
+            batch_size=IMAGE_BATCH,
+            label=label,
+            prune=False,  # other splits share the folder
+        )
         if store.skipped:
             raise ValueError("The image {} cannot be read: {}".format(*store.skipped[0]))
         features = store.read(range(len(ids)), views=None)

@@ -78,6 +78,7 @@ def encode_images(
     label: str = "Encoding",
     progress: bool = True,
     on_skip: Callable[[str, str], None] | None = None,
+    prune: bool = True,
 ) -> tuple[ImageStore, EncodingReport]:
     """Store an encoder's value of each image of a source; only new and changed images are encoded.
 
@@ -95,6 +96,7 @@ def encode_images(
         label (`str`): Label of the progress bar.
         progress (`bool`): Whether to show a progress bar.
         on_skip (function, *optional*): Called with id and reason of each image that cannot be read.
+        prune (`bool`): Whether to remove the values of images that the source does not hold.
 
     Returns:
         `tuple[ImageStore, EncodingReport]`: The store, complete unless other shards have still to finish.
@@ -127,9 +129,17 @@ def encode_images(
                 writer.add(samples, prepared, encoder)
                 bar.update(len(samples))
         finally:
-            reader.close()
-            writer.flush()
-    store.finish([id_ for id_, _ in known], [stamp for _, stamp in known], source.describe())
+            try:
+                reader.close()
+            finally:  # also after a second Ctrl-C
+                writer.flush()
+    if not known:
+        raise ValueError("There are no images to encode: the source is empty.")
+    is_whole = store.finish([id_ for id_, _ in known], [stamp for _, stamp in known], source.describe(), prune)
+    if not is_whole and num_shards == 1:
+        raise ValueError(
+            f"Another process encodes other images into {directory}. Wait for it, then run the command again."
+        )
     report.seconds = time.monotonic() - started
     return store, report
 

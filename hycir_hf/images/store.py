@@ -10,10 +10,10 @@ Blocks are memory-mapped and never joined. A value belongs to an image id and a 
 a new run computes only what is new or changed, and what is gone leaves.
 """
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
+from filelock import FileLock
 
 from ..files import atomic_file, write_json
 from ..formats import IMAGE_STORE
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 BLOCKS = "blocks"
 _OPEN_BLOCKS = 512  # each open block holds a file handle, and systems often allow 1,024
+_NUM_TRIES = 5
 _OLD_SECONDS = 3600.0  # after which a temporary file is a leftover of a killed process
 
 Skip = tuple[str, str, str]
@@ -56,7 +58,7 @@ class ImageStore:
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
-        self.directory, self.settings = directory, settings
+        self.directory, self.settings, self.key = directory, settings, key_of(settings)
         self.ids: list[str] = []
         self.skipped: list[tuple[str, str]] = []
         self.source: dict[str, Any] | None = None
@@ -67,12 +69,13 @@ class ImageStore:
         self._skips: list[Skip] = []
         self._places = _Places()
         self._order: np.ndarray = np.empty(0, np.int64)  # (N,) places of `ids`
+        self._rows_file = ""
         self._verified: set[str] = set()
         self._block = lru_cache(_OPEN_BLOCKS)(self._open_block)
 
     def __reduce__(self) -> Any:
         """Open the store anew in a worker process instead of copying its values there."""
-        return (ImageStore.open, (self.directory,))
+        return (_open_same, (self.directory, self._rows_file))
 
     @classmethod
     def begin(cls, directory: str | os.PathLike, settings: Mapping[str, Any]) -> "ImageStore":
@@ -106,6 +109,15 @@ class ImageStore:
             ValueError: If a file of it is damaged. The message names the file.
         """
         directory = Path(directory)
+        for _ in range(_NUM_TRIES):  # another process may complete the store anew between two reads
+            try:
+                return cls._open(directory)
+            except _RowsGoneError as error:
+                gone = error
+        raise gone
+
+    @classmethod
+    def _open(cls, directory: Path) -> "ImageStore":
         path = directory / MANIFEST
         manifest = IMAGE_STORE.read(path) if path.is_file() else None
         if manifest is None or not manifest["is_complete"]:
@@ -118,7 +130,10 @@ class ImageStore:
         store.value_shape = tuple(manifest["shape"])
         store._skips = [(id_, stamp, reason) for id_, stamp, reason in manifest["skipped"]]
         store.skipped = [(id_, reason) for id_, _, reason in store._skips]
-        rows = _read_arrow(directory / manifest["rows_file"])
+        store._rows_file = manifest["rows_file"]
+        if not (directory / store._rows_file).is_file():
+            raise _RowsGoneError(f"There is no file {directory / store._rows_file}. {IMAGE_STORE.remedy}")
+        rows = _read_arrow(directory / store._rows_file)
         store._blocks = manifest["blocks"]
         store._places.extend(rows["block"].to_numpy(), rows["row"].to_numpy())
         store.ids = _texts(rows["id"])
@@ -129,10 +144,9 @@ class ImageStore:
     def remove(directory: str | os.PathLike) -> None:
         """Remove a store's files, and nothing else that its folder may hold."""
         directory = Path(directory)
-        (directory / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(directory / BLOCKS, ignore_errors=True)
-        for path in directory.glob("rows-*.arrow"):
-            path.unlink()
+        for path in [*directory.glob(f"{BLOCKS}/*.arrow"), *directory.glob("rows-*.arrow")]:
+            path.unlink(missing_ok=True)
+        (directory / MANIFEST).unlink(missing_ok=True)  # last: values without their settings must never be left
 
     def refresh(self) -> None:
         """Read the blocks that this or another process has written since the last look."""
@@ -175,22 +189,30 @@ class ImageStore:
             column = pa.array([_bytes(text) for text in values], pa.binary())
         table = pa.table(
             {"id": _binary(ids), "stamp": _binary(stamps), "value": column},
-            metadata={"shape": json.dumps(shape), "skipped": json.dumps(list(skipped))},
+            metadata={"key": self.key, "shape": json.dumps(shape), "skipped": json.dumps(list(skipped))},
         )
         self._take(_write_arrow(self.directory / BLOCKS, "", table))
 
-    def finish(self, ids: Sequence[str], stamps: Sequence[str], source: dict[str, Any] | None = None) -> bool:
-        """Complete the store if a value or a reason is there for each image of a source.
+    def finish(
+        self, ids: Sequence[str], stamps: Sequence[str], source: dict[str, Any] | None = None, prune: bool = True
+    ) -> bool:
+        """Complete the store if a value or a reason is there for each image of a source. One process at a time.
 
         Args:
             ids (`Sequence[str]`): The images' ids in the order of the source.
             stamps (`Sequence[str]`): Their stamps.
             source (`dict`, *optional*): Where the images lie (`ImageSource.describe()`).
+            prune (`bool`): Whether to remove the values of other images.
 
         Returns:
             `bool`: Whether it is complete; if not, another process still has to write its share.
         """
-        self.refresh()
+        with FileLock(self.directory / ".lock"):
+            self._forget_removed_blocks()
+            self.refresh()
+            return self._finish(ids, stamps, source, prune)
+
+    def _finish(self, ids: Sequence[str], stamps: Sequence[str], source: dict[str, Any] | None, prune: bool) -> bool:
         found = [self._known.get(_key(id_, stamp)) for id_, stamp in zip(ids, stamps, strict=True)]
         if any(place is None for place in found):
             return False
@@ -200,29 +222,40 @@ class ImageStore:
         skips = [self._skips[-1 - place] for _, place in places if place < 0]
         self.skipped, self.source, self.is_complete = [(id_, reason) for id_, _, reason in skips], source, True
         blocks, rows = self._places.of(self._order)
-        used = np.unique(blocks)
+        # Blocks are numbered by name, so that every process writes the same rows file.
+        used = np.array(sorted(np.unique(blocks).tolist(), key=lambda block: self._blocks[block]), np.int64)
+        number_of: np.ndarray = np.zeros(len(self._blocks), np.int32)
+        number_of[used] = np.arange(len(used))
         table = pa.table(
             {
                 "id": _binary(self.ids),
                 "stamp": _binary([stamps[row] for row, place in places if place >= 0]),
-                "block": pa.array(np.searchsorted(used, blocks).astype(np.int32)),
+                "block": pa.array(number_of[blocks]),
                 "row": pa.array(rows),
             }
         )
+        self._rows_file = _write_arrow(self.directory, "rows-", table)
         manifest = {
             **IMAGE_STORE.header(),
             "settings": self.settings,
             "is_complete": True,
             "count": len(self.ids),
             "shape": self.value_shape,
-            "rows_file": _write_arrow(self.directory, "rows-", table),
+            "rows_file": self._rows_file,
             "blocks": [self._blocks[block] for block in used],
             "skipped": skips,
             "source": source,
         }
         write_json(self.directory / MANIFEST, manifest)
-        self._remove_leftovers({manifest["rows_file"], *manifest["blocks"]}, {_key(s[0], s[1]) for s in skips})
+        if prune:
+            self._remove_leftovers({self._rows_file, *manifest["blocks"]}, {_key(s[0], s[1]) for s in skips})
         return True
+
+    def _forget_removed_blocks(self) -> None:
+        """Begin anew if another process has removed a block that this one knows."""
+        if any(not (self.directory / BLOCKS / name).is_file() for name in self._blocks):
+            self._blocks, self._known, self._skips, self._places = [], {}, [], _Places()
+            self._block.cache_clear()
 
     def read(self, rows: Sequence[int] | np.ndarray, views: np.ndarray | int | None = 0) -> np.ndarray:
         """Read the features of some images.
@@ -235,15 +268,15 @@ class ImageStore:
             `np.ndarray` of shape `(B, D)`, or `(B, V, D)` for all views: As stored, not normalised.
         """
         blocks, places = self._places.of(self._order[np.asarray(rows, np.int64)])
-        out: np.ndarray | None = None
+        chosen = None if views is None else np.broadcast_to(np.asarray(views), len(blocks))
+        shape = self.value_shape if chosen is None else self.value_shape[1:]
+        out: np.ndarray = np.empty((0, *shape), np.float32)
         for block in np.unique(blocks):
             mine, vectors = blocks == block, self._vectors(int(block))
-            if out is None:
-                out = np.empty((len(blocks), *self.value_shape), vectors.dtype)  # (B, V, D)
-            out[mine] = vectors[places[mine]]
-        if out is None:
-            out = np.empty((0, *self.value_shape), np.float32)
-        return out if views is None else out[np.arange(len(out)), views]
+            if not len(out):
+                out = np.empty((len(blocks), *shape), vectors.dtype)  # (B, D) or (B, V, D)
+            out[mine] = vectors[places[mine]] if chosen is None else vectors[places[mine], chosen[mine]]
+        return out
 
     def texts(self) -> dict[str, str]:
         """Image id -> stored text (a caption)."""
@@ -273,6 +306,8 @@ class ImageStore:
             logger.warning("%s Its images are computed again.", error)
             path.unlink(missing_ok=True)
             return
+        if table.schema.metadata[b"key"].decode() != self.key:  # of other settings: a removal was interrupted
+            return
         self._verified.add(name)
         self.value_shape = tuple(json.loads(table.schema.metadata[b"shape"])) or self.value_shape
         number, first = len(self._blocks), len(self._places)
@@ -292,13 +327,27 @@ class ImageStore:
                 if path.name not in used and not (pattern == "*.arrow" and self._holds_skips(path, noted & skips)):
                     path.unlink(missing_ok=True)
         for path in self.directory.rglob(".*.tmp"):
-            if time.time() - path.stat().st_mtime > _OLD_SECONDS:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                    path.unlink()
 
     def _holds_skips(self, path: Path, keys: set[str]) -> bool:
         """Whether a block without images in use still says why images were skipped."""
-        skips = json.loads(_read_arrow(path).schema.metadata[b"skipped"]) if keys else []
+        metadata = _read_arrow(path).schema.metadata if keys else {b"key": b"", b"skipped": b"[]"}
+        skips = json.loads(metadata[b"skipped"]) if metadata[b"key"].decode() == self.key else []
         return any(_key(id_, stamp) in keys for id_, stamp, _ in skips)
+
+
+class _RowsGoneError(FileNotFoundError):
+    """The manifest names a rows file that another process has just replaced."""
+
+
+def _open_same(directory: Path, rows_file: str) -> ImageStore:
+    """Open a store in a worker process, if it is still the one that the main process opened."""
+    store = ImageStore.open(directory)
+    if store._rows_file != rows_file:
+        raise ValueError(f"The features in {directory} have changed since they were opened. Start again.")
+    return store
 
 
 class _Places:
@@ -390,5 +439,5 @@ def _check_free(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file. Give a folder for the features.")
     foreign = [path.name for path in directory.iterdir() if path.name != BLOCKS] if directory.is_dir() else []
-    if any(not name.startswith(f".{MANIFEST}") and name != MANIFEST for name in foreign):
+    if any(not name.startswith((".", "rows-")) and name != MANIFEST for name in foreign):
         raise ValueError(f"{directory} holds something else ({foreign[0]}). Give a folder that is empty or new.")
