@@ -289,6 +289,9 @@ class ImageRetriever:
         else:
             references = read_references(self.gallery, self.directory, image if isinstance(image, list) else [image])
             features, own_ids = self.encoder.encode_queries([references.images], [text]), references.gallery_ids
+        for name, ids in (("exclude_ids", exclude_ids), ("restrict_to", restrict_to)):
+            if isinstance(ids, str):
+                raise ValueError(f"{name} must be a list of ids, not the string {ids!r}. Wrap it in a list.")
         excluded = sorted({*exclude_ids, *([] if keep_reference else own_ids)})
         candidates = None if restrict_to is None else list(restrict_to)
         return self.gallery.search(features, k=k, exclude_ids=excluded, restrict_to=candidates)

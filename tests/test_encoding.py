@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import json
+import os
 import pickle
 import signal
 import time
@@ -18,7 +19,8 @@ from conftest import random_picture
 from PIL import Image
 
 from hycir_hf.files import passing_error
-from hycir_hf.images import FolderSource, ImageStore, ListSource, encode_images, encode_list, encoding
+from hycir_hf.images import FolderSource, ImageStore, ImageStream, ListSource, encode_images, encode_list, encoding
+from hycir_hf.images_hycir import load_image
 
 
 class Pixels:
@@ -338,6 +340,46 @@ def test_a_changed_image_in_memory_is_encoded_again(tmp_path):
         images = [Image.new("RGB", (4, 4), (red, 0, 0)), b"", np.full((4, 4, 3), red, np.uint8)]
         store, report = encode(ListSource(images, ["a", "broken", "b"]), tmp_path / "store")
         assert report.num_encoded == 2 and store.read([0, 1])[:, 0].tolist() == [red, red]
+
+
+def test_a_changed_image_of_a_stream_of_paths_is_encoded_again(folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    for names, encoded in ((["00", "01"], 2), (["02", "00", "01"], 3)):
+        rows.write_text("".join(json.dumps({"image": str(folder / f"{name}.png")}) + "\n" for name in names))
+        encoder = PathPixels()
+        store, report = encode(ImageStream(str(rows)), tmp_path / "store", encoder)
+        assert report.num_encoded == encoded
+        np.testing.assert_array_equal(store.read(range(len(names))), expected(map(int, names)))
+
+
+class PathPixels(Pixels):
+    def prepare(self, image_id, image):
+        return super().prepare(image_id, load_image(image))
+
+
+def test_a_folder_that_cannot_be_listed_for_a_moment_stops_the_run(folder, monkeypatch):
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path) == str(folder):
+            raise OSError(errno.ESTALE, "stale file handle")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match="stale file handle"):
+        FolderSource(folder)
+
+
+def test_a_truncated_image_in_a_list_is_skipped(folder, tmp_path):
+    (tmp_path / "cut.png").write_bytes((folder / "05.png").read_bytes()[:60])
+    images = [Image.open(folder / "04.png"), Image.open(tmp_path / "cut.png")]
+    store, _ = encode(ListSource(images, ["whole", "cut"]), tmp_path / "store")
+    assert store.ids == ["whole"] and [id_ for id_, _ in store.skipped] == ["cut"]
+
+
+def test_an_empty_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        encode(ListSource([], []), tmp_path / "store")
 
 
 def test_only_passing_errors_pass():

@@ -99,6 +99,9 @@ def test_what_cannot_be_is_said(retriever, saved, tmp_path):
         retriever.search()
     with pytest.raises(ValueError, match=r"nowhere\.png.*7 images"):
         retriever.search("nowhere.png", "make it night")
+    for option in ("exclude_ids", "restrict_to"):
+        with pytest.raises(ValueError, match=rf"{option}.*'1\.png'"):
+            retriever.search("2.png", **{option: "1.png"})
     with pytest.raises(ValueError, match="index"):
         ImageRetriever(retriever.encoder).search(text="a dog")
     with pytest.raises(ValueError, match="2 images and 1 texts"):

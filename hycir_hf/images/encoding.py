@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..files import passing_error
 from .sources import ImageSource, ListSource
-from .store import ImageStore, Skip, content_stamp
+from .store import ImageStore, Skip
 from .streams import ImageStream
 
 logger = logging.getLogger(__name__)
@@ -306,8 +306,11 @@ def _samples(source: ImageSource | ImageStream) -> Iterator[_Sample]:
     for row, id_ in enumerate(source.ids):
         try:
             stamp = source.stamp(row)
-        except OSError as error:
-            raise _storage_error(id_, error) from error
+        except Exception as error:  # a broken image: its loading says what is wrong
+            passing = passing_error(error)
+            if passing is not None:
+                raise _storage_error(id_, passing) from error
+            stamp = "unreadable"
         yield _Sample(id_, stamp, partial(source.load, row))
 
 
@@ -316,11 +319,10 @@ def _same(image: Any) -> Any:
 
 
 def _stream_stamp(image: Any) -> str:
-    """The stamp of an undecoded image of a stream: a checksum of its bytes, or its path."""
-    content = image.get("bytes") if isinstance(image, Mapping) else image
-    if isinstance(content, bytes):
-        return content_stamp(content)
-    return str(image.get("path")) if isinstance(image, Mapping) else ""
+    """The stamp of an undecoded image of a stream: a checksum of its bytes, or path, size and modification time."""
+    path = image.get("path") if isinstance(image, Mapping) and not image.get("bytes") else image
+    stamp = ListSource([image], [""]).stamp(0)
+    return f"{path} {stamp}" if isinstance(path, str | os.PathLike) else stamp
 
 
 def _storage_error(image_id: str, error: BaseException) -> OSError:

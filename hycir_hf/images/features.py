@@ -216,7 +216,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 def check_not_empty(store: ImageStore) -> None:
     """Raise ValueError if not one image could be read."""
     if not store.ids:
-        id_, reason = store.skipped[0]
+        id_, reason = store.skipped[0] if store.skipped else ("-", "there is none")
         raise ValueError(f"None of {len(store.skipped)} images could be read. The first: {id_}: {reason}")
 
 

@@ -127,7 +127,8 @@ class DatasetSource:
 
     def _entry(self, row: int) -> dict[str, Any] | None:
         """The undecoded image of a row."""
-        return self._dataset[row][self.image_column]
+        entry = self._dataset[row][self.image_column]
+        return None if entry is None or (entry["bytes"] is None and entry["path"] is None) else entry
 
     def column(self, name: str) -> list[Any]:
         """Read another column, row by row; ValueError if there is none of that name."""
@@ -159,22 +160,32 @@ class ListSource:
 
     def __init__(self, images: Sequence[Any], ids: Sequence[str]) -> None:
         self.images, self.ids = images, list(ids)
+        self._broken: dict[int, Exception] = {}
 
     def stamp(self, row: int) -> str:
         """Size and modification time of a file, or a checksum of bytes, pixels or values."""
         image = self.images[row]
         is_record = isinstance(image, dict)
         content: Any = image.get("bytes") if is_record else image
-        if isinstance(content, bytes):
-            return content_stamp(content)
+        if isinstance(content, bytes | bytearray):
+            return content_stamp(bytes(content))
+        if hasattr(content, "detach"):  # a torch tensor
+            content = content.detach().cpu().float().numpy()
         if hasattr(content, "tobytes"):  # PIL images and arrays
-            return content_stamp(content.tobytes())
+            shape = getattr(content, "shape", getattr(content, "size", None))
+            try:
+                return content_stamp(f"{shape} {getattr(content, 'mode', '')} ".encode() + content.tobytes())
+            except Exception as error:  # a truncated file; PIL gives its pixels as black the second time
+                self._broken[row] = error
+                raise
         path = image.get("path") if is_record else getattr(image, "path", image)
         region = f" {image!r}" if hasattr(image, "box") else ""
         return file_stamp(Path(path)) + region if isinstance(path, str | Path) else "in memory"
 
     def load(self, row: int) -> Any:
         """Load an image, PIL in RGB; ValueError or OSError naming it if it is broken."""
+        if row in self._broken:
+            raise ValueError(f"the image is damaged: {self._broken[row]}") from self._broken[row]
         image = self.images[row]
         return load_image(image.load() if hasattr(image, "box") else image)
 
@@ -249,7 +260,7 @@ def source_from_record(record: dict[str, Any], gallery_directory: Path) -> Folde
         raise ValueError(f"The images came from a {record.get('type')}, and cannot be opened again by id.")
     path = record["path"]
     if "relative" in record and not Path(path).exists():
-        path = os.path.normpath(gallery_directory / record["relative"])
+        path = os.path.normpath(gallery_directory.resolve() / record["relative"])
         if not Path(path).exists():
             raise ValueError(f"The images are no longer in {record['path']}. Put them back, or index them again.")
     if record["type"] == "folder":
@@ -267,11 +278,17 @@ def split_config(path: str) -> tuple[str, str | None]:
 
 
 def _image_files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_raise_passing):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield Path(folder) / name
+
+
+def _raise_passing(error: OSError) -> None:
+    """Stop where a folder cannot be listed for a moment: its images would seem to be gone."""
+    if passing_error(error) is not None:
+        raise OSError(f"Listing the images failed: {error}. Run the same command again.") from error
 
 
 def _is_dataset(folder: Path) -> bool:

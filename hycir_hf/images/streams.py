@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..files import passing_error
 from ..images_hycir import load_image
 from .sources import IMAGE_SUFFIXES, FolderSource, ImageSource, file_stamp, open_source, split_config
 
@@ -52,6 +53,7 @@ class TarSource:
                 f"The tar shards {self.paths[:3]} hold no image ({len(self.skipped)} samples without one). Give shards "
                 "whose samples have a .jpg, .png or .webp file."
             )
+        self._times = [Path(path).stat().st_mtime_ns for path in self.paths]
         self._places = np.array(places, dtype=np.int64)  # (N, 3): shard, offset, size
         counts, names = Counter(keys), _shard_names(self.paths)
         self.ids = [key if counts[key] == 1 else f"{names[p[0]]}/{key}" for key, p in zip(keys, places, strict=True)]
@@ -59,9 +61,9 @@ class TarSource:
             logger.warning("Skipped %d samples of %d shards; first: %s", len(self.skipped), len(paths), self.skipped[0])
 
     def stamp(self, row: int) -> str:
-        """Shard, byte offset and size of the image."""
+        """Shard, byte offset and size of the image, and the shard's modification time."""
         shard, offset, size = self._places[row]
-        return f"{Path(self.paths[shard]).name}-{offset}-{size}"
+        return f"{Path(self.paths[shard]).name}-{offset}-{size}-{self._times[shard]}"
 
     def load(self, row: int) -> Any:
         """Load an image, PIL in RGB; ValueError naming shard and sample if it is broken."""
@@ -96,6 +98,8 @@ class TarSource:
                         yield key, member.offset_data, member.size
                 _check_end(tar)
         except (tarfile.TarError, OSError) as error:
+            if passing_error(error) is not None:
+                raise OSError(f"Reading {self.paths[shard]} failed: {error}. Run the same command again.") from error
             self.skipped.append((self.paths[shard], f"the shard cannot be read to its end: {error}"))
         missing = sorted(seen - found)
         self.skipped.extend((key, f"no image in {Path(self.paths[shard]).name}") for key in missing)
@@ -144,7 +148,7 @@ class TsvSource:
         rows = list(_read_rows(self.path))
         header = rows[0] if rows else []
         names = self._named_files(rows) if "filepath" in header else self._numbered_files(len(rows))
-        present = [name for name in names if name is not None]
+        present = list(dict.fromkeys(name for name in names if name is not None))  # an image may be in several rows
         if not present:
             raise ValueError(
                 f"None of the {len(rows)} rows of {path} has its image in {self.folder}. Give the folder of the "
