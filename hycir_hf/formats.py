@@ -71,7 +71,7 @@ IMAGE_STORE = FileFormat(
 EVALUATION = FileFormat(
     "hycir-evaluation",
     1,
-    "Evaluate the model again: `hycir evaluate run ... --output FILE`.",
+    "Give a file that `hycir evaluate run ... --output FILE` wrote.",
     {"benchmark": str, "split": str, "results": dict},
 )
 """What `hycir evaluate run --output` writes."""
@@ -79,7 +79,7 @@ EVALUATION = FileFormat(
 TRIPLETS = FileFormat(
     "hycir-triplets",
     1,
-    "Run `hycir syncir run` with this output folder again; it reuses the stored LLM answers.",
+    "Give the folder that `hycir syncir run` made, or run it again: it reuses the stored LLM answers.",
     {"settings": dict, "source_record": dict, "thresholds": dict, "counts": dict, "key": str},
 )
 """`recipe.json` of a folder that SynCir wrote."""

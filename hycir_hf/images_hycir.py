@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,7 +55,9 @@ def load_image(image: Any, position: int | None = None) -> Image.Image:
         if _is_passing(error):
             raise
         name = "the image" if position is None else f"image {position}"
-        reason = getattr(error, "strerror", None) or error
+        # Pillow's own words name an object in memory.
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is no image, or it is damaged" if is_unknown else getattr(error, "strerror", None) or error
         raise ValueError(f"Cannot read {name} ({_describe(image)}): {reason}. Repair it, or leave it out.") from error
 
 

@@ -146,13 +146,15 @@ def test_the_recipes_are_settings(path):
     elif "paper" in path.stem:
         recipe = (arguments.unlabeled_batch_size, arguments.triplet_batch_size, arguments.num_pseudo_tokens)
         assert recipe == (512, 256, 4) and arguments.optimizer == "adam" and arguments.learning_rate == 1e-4
+    elif path.stem == "photos":
+        assert (arguments.objective, arguments.optimizer, arguments.learning_rate) == ("hybrid", "adam", 1e-4)
     else:
         recipe = (arguments.weight_decay, arguments.warmup_steps, arguments.schedule, arguments.epochs)
         assert recipe == (0.1, 10_000, "cosine", 30) and arguments.optimizer == "adamw"
 
 
 def test_there_are_recipes():
-    assert len(CONFIGS) == 5
+    assert len(CONFIGS) == 6
 
 
 def test_settings_load_no_torch():

@@ -10,7 +10,7 @@ from tqdm import tqdm
 import hycir_hf
 
 from .models import quiet
-from .options import Columns, Common, Device, Model, OutputFolder, Report, shown
+from .options import Columns, Common, Device, Model, OutputFolder, Report, shown, some
 
 app = App(
     name="index",
@@ -66,7 +66,7 @@ def index(
     lines = [f"{len(report.gallery)} images in {output}, index type {index_type}"]
     lines.append(f"{report.num_encoded} encoded now ({rate:.1f} images/s), {report.num_reused} encoded before")
     if report.skipped:
-        lines.append(f"Skipped as unreadable: {len(report.skipped)}")
+        lines.append(f"Skipped as unreadable: {len(report.skipped)} ({some([id_ for id_, _ in report.skipped])})")
     return Report(values, lines)
 
 

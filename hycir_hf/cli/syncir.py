@@ -64,8 +64,7 @@ def run(
 ) -> Report:
     """Make training triplets from unlabeled images: find image pairs, caption, ask an LLM, filter.
 
-    Every LLM answer is saved before it is used, so you never pay for it twice. If the command is interrupted, run it
-    again to resume.
+    Every LLM answer is saved before it is used, so you never pay for it twice.
 
     Args:
         images: Folder of images, or a dataset as PATH[:CONFIG].

@@ -4,6 +4,7 @@ sources.py   images with an id and a stamp each: a folder, a dataset, a list
 streams.py   tar shards, TSV files, and datasets that are read in order
 encoding.py  the loop: decode in parallel, skip what is broken, resume, share the work
 store.py     features or captions on disk, in blocks that are whole or absent
+blocks.py    the store's files
 features.py  a HyCIR model's features, and how training and galleries read them
 """
 

@@ -318,7 +318,8 @@ def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, s
         ValueError: If there is nothing there, or the split is missing or must be chosen.
     """
     place = Path(path)
-    if not place.exists() and "/" in path and not is_hub_id(path):
+    is_local = place.parent.is_dir() and place.parent != Path()  # the folder above is here, so the name is a typo
+    if not place.exists() and "/" in path and (is_local or not is_hub_id(path)):
         raise ValueError(f"There is no folder and no dataset at {path}. Check the path.")
     try:
         if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():

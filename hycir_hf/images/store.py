@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import pyarrow as pa
 import xxhash
 from filelock import FileLock
 
-from ..files import atomic_file, write_json
+from ..files import write_json
 from ..formats import IMAGE_STORE
+from .blocks import binary_column, read_arrow, texts_of, to_bytes, write_arrow
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +134,10 @@ class ImageStore:
         store._rows_file = manifest["rows_file"]
         if not (directory / store._rows_file).is_file():
             raise _RowsGoneError(f"There is no file {directory / store._rows_file}. {IMAGE_STORE.remedy}")
-        rows = _read_arrow(directory / store._rows_file)
+        rows = read_arrow(directory / store._rows_file)
         store._blocks = manifest["blocks"]
         store._places.extend(rows["block"].to_numpy(), rows["row"].to_numpy())
-        store.ids = _texts(rows["id"])
+        store.ids = texts_of(rows["id"])
         store._order = np.arange(len(store.ids))
         return store
 
@@ -157,7 +158,7 @@ class ImageStore:
 
     def stamps(self) -> list[str]:
         """Stamps of `ids`, of a complete store."""
-        return _texts(_read_arrow(self.directory / IMAGE_STORE.read(self.directory / MANIFEST)["rows_file"])["stamp"])
+        return texts_of(read_arrow(self.directory / IMAGE_STORE.read(self.directory / MANIFEST)["rows_file"])["stamp"])
 
     def knows(self, image_id: str, stamp: str) -> bool:
         """Whether an image was stored or noted as unreadable."""
@@ -186,12 +187,12 @@ class ImageStore:
             width = int(np.prod(shape))
             column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
         else:
-            column = pa.array([_bytes(text) for text in values], pa.binary())
+            column = pa.array([to_bytes(text) for text in values], pa.binary())
         table = pa.table(
-            {"id": _binary(ids), "stamp": _binary(stamps), "value": column},
+            {"id": binary_column(ids), "stamp": binary_column(stamps), "value": column},
             metadata={"key": self.key, "shape": json.dumps(shape), "skipped": json.dumps(list(skipped))},
         )
-        self._take(_write_arrow(self.directory / BLOCKS, "", table))
+        self._take(write_arrow(self.directory / BLOCKS, "", table))
 
     def finish(
         self, ids: Sequence[str], stamps: Sequence[str], source: dict[str, Any] | None = None, prune: bool = True
@@ -228,13 +229,13 @@ class ImageStore:
         number_of[used] = np.arange(len(used))
         table = pa.table(
             {
-                "id": _binary(self.ids),
-                "stamp": _binary([stamps[row] for row, place in places if place >= 0]),
+                "id": binary_column(self.ids),
+                "stamp": binary_column([stamps[row] for row, place in places if place >= 0]),
                 "block": pa.array(number_of[blocks]),
                 "row": pa.array(rows),
             }
         )
-        self._rows_file = _write_arrow(self.directory, "rows-", table)
+        self._rows_file = write_arrow(self.directory, "rows-", table)
         manifest = {
             **IMAGE_STORE.header(),
             "settings": self.settings,
@@ -281,7 +282,7 @@ class ImageStore:
     def texts(self) -> dict[str, str]:
         """Image id -> stored text (a caption)."""
         blocks, places = self._places.of(self._order)
-        columns = {int(block): _texts(self._block(int(block))["value"]) for block in np.unique(blocks)}
+        columns = {int(block): texts_of(self._block(int(block))["value"]) for block in np.unique(blocks)}
         return {id_: columns[int(b)][p] for id_, b, p in zip(self.ids, blocks, places, strict=True)}
 
     def _vectors(self, block: int) -> np.ndarray:
@@ -291,7 +292,7 @@ class ImageStore:
 
     def _open_block(self, number: int) -> pa.Table:
         name = self._blocks[number]
-        table = _read_arrow(self.directory / BLOCKS / name, verify=name not in self._verified)
+        table = read_arrow(self.directory / BLOCKS / name, verify=name not in self._verified)
         self._verified.add(name)
         return table
 
@@ -299,7 +300,7 @@ class ImageStore:
         """Take in a block; one with a wrong checksum is removed, and its images are computed again."""
         path = self.directory / BLOCKS / name
         try:
-            table = _read_arrow(path)
+            table = read_arrow(path)
         except FileNotFoundError:  # another process has completed the store and removed what is no longer used
             return
         except ValueError as error:
@@ -313,7 +314,7 @@ class ImageStore:
         number, first = len(self._blocks), len(self._places)
         self._blocks.append(name)
         self._places.extend(np.full(len(table), number, np.int32), np.arange(len(table), dtype=np.int32))
-        keys = map(_key, _texts(table["id"]), _texts(table["stamp"]))
+        keys = map(_key, texts_of(table["id"]), texts_of(table["stamp"]))
         self._known.update((key, first + row) for row, key in enumerate(keys))
         for id_, stamp, reason in json.loads(table.schema.metadata[b"skipped"]):
             self._skips.append((id_, stamp, reason))
@@ -333,7 +334,7 @@ class ImageStore:
 
     def _holds_skips(self, path: Path, keys: set[str]) -> bool:
         """Whether a block without images in use still says why images were skipped."""
-        metadata = _read_arrow(path).schema.metadata if keys else {b"key": b"", b"skipped": b"[]"}
+        metadata = read_arrow(path).schema.metadata if keys else {b"key": b"", b"skipped": b"[]"}
         skips = json.loads(metadata[b"skipped"]) if metadata[b"key"].decode() == self.key else []
         return any(_key(id_, stamp) in keys for id_, stamp, _ in skips)
 
@@ -397,41 +398,6 @@ def content_stamp(content: bytes) -> str:
 
 def _key(image_id: str, stamp: str) -> str:
     return f"{image_id}\0{stamp}"
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # file names need not be valid UTF-8
-
-
-def _binary(texts: Iterable[str]) -> pa.Array:
-    return pa.array([_bytes(text) for text in texts], pa.binary())
-
-
-def _texts(column: pa.ChunkedArray) -> list[str]:
-    return [value.decode("utf-8", "surrogatepass") for value in column.to_pylist()]
-
-
-def _write_arrow(folder: Path, prefix: str, table: pa.Table) -> str:
-    """Write a table under its checksum; returns the file's name."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    content = sink.getvalue()
-    name = f"{prefix}{xxhash.xxh3_64_hexdigest(content)}.arrow"
-    with atomic_file(folder / name) as file:
-        file.write(content)
-    return name
-
-
-def _read_arrow(path: Path, verify: bool = True) -> pa.Table:
-    """Map a file into memory and check it against the checksum in its name."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. {IMAGE_STORE.remedy}")
-    with pa.memory_map(str(path)) as source:
-        content = source.read_buffer()
-        if verify and path.stem.rpartition("-")[2] != xxhash.xxh3_64_hexdigest(content):
-            raise ValueError(f"{path} is damaged: its checksum is another. {IMAGE_STORE.remedy}")
-        return pa.ipc.open_file(content).read_all()
 
 
 def _check_free(directory: Path) -> None:

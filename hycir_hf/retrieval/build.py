@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files import single_writer
-from ..images import FeatureStore, ImageEncoder, ImageSource, ImageStore, encode_images
+from ..images import FeatureStore, FolderSource, ImageEncoder, ImageSource, ImageStore, encode_images
 from ..images.features import check_not_empty, unit_rows
 from ..images.store import holds_settings
 from .gallery import Gallery
@@ -78,6 +78,8 @@ def index_images(
     """
     check_index_type(index_type)
     output = Path(output)
+    if isinstance(source, FolderSource) and source.root.resolve() == output.resolve():
+        raise ValueError(f"{output} is the folder of the images. Choose another folder for the gallery.")
     if isinstance(source, FeatureStore):
         source.check("encoder", encoder.settings["encoder"])
         gallery = gallery_of_store(source.store, encoder_fingerprint, model_path, index_type)

@@ -1,5 +1,6 @@
 """The reference images of composed queries, named by path or by gallery id."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,10 +64,9 @@ def read_references(gallery: Gallery, directory: str | os.PathLike | None, refer
             images.append(stored.load(str(reference)))
             gallery_ids.append(str(reference))
         else:
-            raise ValueError(
-                f"{str(reference)!r} is no image file, and no id of the gallery's {len(gallery)} images. An id is for "
-                f"example {gallery.ids[:1]}."
-            )
+            near = difflib.get_close_matches(str(reference), gallery.ids, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"An id is for example {gallery.ids[0]!r}."
+            raise ValueError(f"{str(reference)!r} is no file, and no id of the gallery's {len(gallery)} images. {hint}")
         names.append(str(path) if path.is_file() else str(reference) if is_name else "image")
     return References(images, names, [id_ for id_ in gallery_ids if id_ is not None])
 
