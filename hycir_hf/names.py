@@ -3,7 +3,9 @@
 This file travels with the model files as remote code, so it imports nothing but the standard library.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,15 @@ def resolve_model(name: str, what: str = "model") -> str:
             f"There is no {what} at {name!r}. Give the folder it was saved in, or its Hub id (OWNER/NAME)."
         )
     return name
+
+
+@contextlib.contextmanager
+def naming_model(name: str) -> Iterator[None]:
+    """Name the model in an OSError of the libraries that load it; they name only the host that did not answer."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"The model {name} cannot be loaded: {error}") from error
 
 
 def public_path(text: str) -> str:

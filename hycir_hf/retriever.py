@@ -15,7 +15,7 @@ from .images import FeatureEncoder, FeatureStore, ImageEncoder, ImageSource, enc
 from .images.features import unit_rows
 from .images.store import is_store
 from .modeling_hycir import HyCIRModel
-from .names import resolve_model
+from .names import naming_model, resolve_model
 from .processing_hycir import HyCIRProcessor
 from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
 from .retrieval.queries import compose, encode_texts
@@ -73,9 +73,10 @@ class HyCIREncoder:
             ValueError: If there is no model of that name.
         """
         resolve_model(name)
-        model = HyCIRModel.from_pretrained(name)
+        with naming_model(name):
+            model, processor = HyCIRModel.from_pretrained(name), HyCIRProcessor.from_pretrained(name)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model, HyCIRProcessor.from_pretrained(name), name)
+        return cls(model, processor, name)
 
     def image_encoder(self) -> FeatureEncoder:
         """See `ComposedEncoder.image_encoder`."""

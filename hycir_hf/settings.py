@@ -94,7 +94,10 @@ class Settings:
         if unknown:
             place = "" if path is None else f" in {path}"
             raise ParameterError(f"{cls.title}: there is no setting {', '.join(unknown)}{place}.")
-        return cls(**cls._overridden(values, overrides))
+        try:
+            return cls(**cls._overridden(values, overrides))
+        except ParameterError as error:
+            raise ParameterError(f"{error} (Read from {path}.)" if path else str(error), *error.parameters) from error
 
     @classmethod
     def _overridden(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import hycir_hf
 from ..files import write_json, write_text
 from ..settings import ParameterError
 from .models import load_model
-from .options import Common, Device, Model, Report, Switch
+from .options import Common, Device, Model, OutputFile, Report, Switch
 
 if TYPE_CHECKING:
     from ..evaluation import BenchmarkData, Evaluation, EvaluationResults, Method
@@ -25,7 +25,7 @@ _ANSWERS, _FEATURES = ".cache/cirevl", ".cache/features"
 
 Benchmark = Annotated[str, Parameter(alias="-b")]
 DataFolder = Annotated[str, Parameter(alias="-d")]
-OutputFile = Annotated[str | None, Parameter(alias="-o")]
+ResultsFile = Annotated[OutputFile, Parameter(alias="-o")]
 
 app = App(
     name="evaluate",
@@ -87,8 +87,8 @@ def run(
     combiner: str | None = None,
     pair: tuple[str, str] | None = None,
     submission: str | None = None,
-    html: str | None = None,
-    output: OutputFile = None,
+    html: OutputFile = None,
+    output: ResultsFile = None,
     features: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
     allow_missing: Switch = False,
     cirevl: Cirevl | None = None,
@@ -103,7 +103,8 @@ def run(
         data: The benchmark's official folder.
         split: By default val. The test splits: test1 of cirr, test of circo and emoji.
         part: Only this part of the benchmark, such as dress. Repeatable.
-        methods: Of 'image only', 'text only', 'image + text', slerp, mapper, combiner, cirevl. By default all possible.
+        methods: Any of 'image only', 'text only', 'image + text', slerp, mapper, combiner, cirevl. By default all that
+            need no further options.
         combiner: Trained combiner (objective combiner), for the method combiner.
         pair: Two methods whose wins and losses the page shows.
         submission: Write the checked files for the benchmark's test server to this folder.
@@ -154,7 +155,7 @@ def score(
     benchmark: Benchmark,
     data: DataFolder,
     split: str | None = None,
-    output: OutputFile = None,
+    output: ResultsFile = None,
     common: Common | None = None,
 ) -> Report:
     """Score any system's files of rankings, without a model. Files for a test server are checked.
@@ -187,7 +188,7 @@ Examples:
   hycir evaluate compare results.json:mapper 'results.json:image + text'""",
     sort_key=3,
 )
-def compare(first: str, second: str, /, *, output: OutputFile = None, common: Common | None = None) -> Report:
+def compare(first: str, second: str, /, *, output: ResultsFile = None, common: Common | None = None) -> Report:
     """Compare two results query by query: differences with 95% intervals, wins and losses.
 
     Args:

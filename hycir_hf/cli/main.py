@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
 from .. import __version__
 from ..settings import ParameterError
@@ -103,15 +103,25 @@ def _report_error(app: App, words: list[str], error: Exception) -> int:
     """Print an error as one line, with the flags of the parameters that it names."""
     chain = app.parse_commands(words)[0]
     name = " ".join(("hycir", *chain))
-    text = shown(" ".join(str(error).split())) or type(error).__name__
+    text = shown(" ".join(_message(error).split())) or type(error).__name__
     if isinstance(error, ParameterError):
-        known = {flag for argument in _arguments(app, words) for flag in argument.names}
-        flags = [flag for one in error.parameters if (flag := f"--{one.replace('_', '-')}") in known]
+        flag_of = {argument.field_info.name: argument.name for argument in _arguments(app, words)}
+        flags = [flag_of[one] for one in error.parameters if one in flag_of]
         text += f" ({', '.join(flags)})" if flags else ""
     is_usage = isinstance(error, CycloptsError | ParameterError)
     hint = f" See `{name} --help`." if is_usage else ""
     print(f"{name}: error: {text}{hint}", file=sys.stderr)
     return WRONG_USAGE if is_usage else FAILED
+
+
+def _message(error: Exception) -> str:
+    """What an error says; two of cyclopts' messages are made plain."""
+    if isinstance(error, MissingArgumentError) and error.argument is not None and not error.tokens_so_far:
+        name = error.keyword or error.argument.name
+        return f"{name} needs a value." if error.keyword else f"{name} is missing."
+    if isinstance(error, UnusedCliTokensError):
+        return f"Unexpected {' '.join(error.unused_tokens or ())!r}. Quote a value that holds spaces."
+    return str(error)
 
 
 def _arguments(app: App, words: list[str]) -> Any:

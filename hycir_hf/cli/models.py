@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import hycir_hf
 
-from ..names import resolve_model
+from ..names import naming_model, resolve_model
 
 if TYPE_CHECKING:
     from ..modeling_hycir import HyCIRModel
@@ -43,7 +43,8 @@ def load_model(name: str, device: str | None, takes_encoder: bool = False) -> "t
 
     resolve_model(name, "model or encoder" if takes_encoder else "HyCIR model")
     quiet()
-    is_encoder = takes_encoder and AutoConfig.from_pretrained(name).model_type != "hycir"
-    way = "from_encoder" if is_encoder else "from_pretrained"
-    model = getattr(hycir_hf.HyCIRModel, way)(name).eval()
-    return model.to(device or default_device()), getattr(hycir_hf.HyCIRProcessor, way)(name)
+    with naming_model(name):
+        is_encoder = takes_encoder and AutoConfig.from_pretrained(name).model_type != "hycir"
+        way = "from_encoder" if is_encoder else "from_pretrained"
+        model, processor = (getattr(one, way)(name) for one in (hycir_hf.HyCIRModel, hycir_hf.HyCIRProcessor))
+    return model.eval().to(device or default_device()), processor

@@ -7,6 +7,7 @@ import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from cyclopts import Group, Parameter
@@ -18,12 +19,37 @@ _SHOWN_NAMES = 5
 _DATASET = Group("Dataset options (if IMAGES is a dataset)", sort_key=900)
 _OUTPUT = Group("General options", sort_key=1000)
 
+
+def _check_folder(kind: Any, path: str | None) -> None:
+    if path is not None and Path(path).exists() and not Path(path).is_dir():
+        raise ValueError("It is a file. Give a folder.")
+
+
+def _check_file(kind: Any, path: str | None) -> None:
+    if path is not None and Path(path).is_dir():
+        raise ValueError("It is a folder. Give a file.")
+
+
+def _check_device(kind: Any, name: str | None) -> None:
+    import torch
+
+    if name is None:
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"It is no device of this machine: {str(error).splitlines()[0]}") from error
+
+
 Model = Annotated[str, Parameter(alias="-m")]
-OutputFolder = Annotated[str, Parameter(alias="-o")]
+OutputFolder = Annotated[str, Parameter(alias="-o", validator=_check_folder)]
+OutputFile = Annotated[str | None, Parameter(validator=_check_file)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 Device = Annotated[
     str | None,
-    Parameter(help="Device, such as cpu or cuda:1. By default a GPU if there is one.", group=_OUTPUT),
+    Parameter(
+        help="Device, such as cpu or cuda:1. By default a GPU if there is one.", group=_OUTPUT, validator=_check_device
+    ),
 ]
 
 

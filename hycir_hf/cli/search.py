@@ -12,7 +12,7 @@ import hycir_hf
 from ..files import write_text
 from ..settings import ParameterError
 from .models import quiet
-from .options import Common, Device, Report, Switch, shown
+from .options import Common, Device, OutputFile, Report, Switch, shown
 
 if TYPE_CHECKING:
     from ..retrieval import Gallery, References
@@ -34,9 +34,9 @@ def search(
     text: str = "",
     k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
     model: Annotated[str | None, Parameter(alias="-m")] = None,
-    exclude_reference: list[str] | None = None,
+    exclude_ids: Annotated[list[str] | None, Parameter(name="--exclude-reference")] = None,
     keep_reference: Switch = False,
-    html: str | None = None,
+    html: OutputFile = None,
     device: Device = None,
     common: Common | None = None,
 ) -> Report:
@@ -48,7 +48,7 @@ def search(
         text: What to change in the reference image. Leave it out to search with the image alone.
         k: Number of results.
         model: HyCIR model: folder or Hub id. By default the one that made the gallery.
-        exclude_reference: Gallery id to exclude; detected if the reference is in the indexed folder. Repeatable.
+        exclude_ids: Gallery id to exclude; detected if the reference is in the indexed folder. Repeatable.
         keep_reference: Keep the reference image in the results.
         html: Write a page with the images to this file.
     """
@@ -57,7 +57,7 @@ def search(
     quiet()
     retriever = hycir_hf.ImageRetriever.load(gallery, model, device)
     references = hycir_hf.retrieval.read_references(retriever.gallery, gallery, image or [])
-    excluded = sorted({*(exclude_reference or ()), *(() if keep_reference else references.gallery_ids)})
+    excluded = sorted({*(exclude_ids or ()), *(() if keep_reference else references.gallery_ids)})
     found = retriever.search(references.images or None, text, k, exclude_ids=excluded)
     ranking = found[0]
     lines = ["rank  score   image"]

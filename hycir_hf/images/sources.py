@@ -12,6 +12,7 @@ import datasets
 from ..files import passing_error
 from ..images_hycir import load_image
 from ..names import is_hub_id
+from ..settings import ParameterError
 from .store import content_stamp
 
 IMAGE_SUFFIXES = (
@@ -246,7 +247,7 @@ def open_source(
     given = {"split": split, "image_column": image_column, "id_column": id_column}
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
-        raise ValueError(f"{path} is a folder of images, which has no {', '.join(wrong)}. Leave that out.")
+        raise ParameterError(f"{path} is a folder of images, which has no {', '.join(wrong)}. Leave that out.", *wrong)
     return FolderSource(folder)
 
 
@@ -337,10 +338,10 @@ def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, s
         return loaded, split
     names = list(loaded)
     if split is None and len(names) > 1:
-        raise ValueError(f"{path} has the splits {names}. Choose one of them as split.")
+        raise ParameterError(f"{path} has the splits {names}. Choose one of them as split.", "split")
     chosen = names[0] if split is None else split
     if chosen not in loaded:
-        raise ValueError(f"{path} has no split {chosen!r}. Its splits are {names}.")
+        raise ParameterError(f"{path} has no split {chosen!r}. Its splits are {names}.", "split")
     return loaded[chosen], chosen
 
 
@@ -353,9 +354,10 @@ def _find_image_column(dataset: Any, image_column: str | None) -> str:
     if image_column is None and len(columns) == 1:
         return columns[0]
     wanted = "has no single column of type Image" if image_column is None else f"has no image column {image_column!r}"
-    raise ValueError(
+    raise ParameterError(
         f"The dataset {wanted}: its image columns are {columns}, all its columns {list(dataset.features)}. Name one as "
-        "image_column."
+        "image_column.",
+        "image_column",
     )
 
 
@@ -363,8 +365,9 @@ def _find_id_column(dataset: Any, id_column: str | None) -> str | None:
     if id_column is None:
         return "image_id" if "image_id" in dataset.features else None
     if id_column not in dataset.features:
-        raise ValueError(
-            f"The dataset has no id column {id_column!r}. Name one of {list(dataset.features)} as id_column."
+        raise ParameterError(
+            f"The dataset has no id column {id_column!r}. Name one of {list(dataset.features)} as id_column.",
+            "id_column",
         )
     return id_column
 

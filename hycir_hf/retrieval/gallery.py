@@ -11,6 +11,7 @@ from ..images import FeatureEncoder, encode_list
 from ..images.features import unit_rows
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
+from ..settings import ParameterError
 from . import indexes
 from .gallery_files import read_gallery, write_gallery
 from .inputs import PerQueryIds, as_features, check_ids, check_new_ids, per_query_ids
@@ -339,9 +340,10 @@ class Gallery:
         ids = list(ids)
         unknown = [id_ for id_ in ids if id_ not in self._row_of_id]
         if unknown and not ignore_unknown:
-            raise ValueError(
+            raise ParameterError(
                 f"The gallery of {len(self)} images does not hold {len(unknown)} of the {what}, such as "
-                f"{unknown[0]!r}. Compare with gallery.ids, such as {self._ids[:1]}."
+                f"{unknown[0]!r}. Its ids look like {self._ids[:1]}.",
+                what,
             )
         return np.asarray([self._row_of_id[id_] for id_ in ids if id_ in self._row_of_id], dtype=np.int64)
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..settings import ParameterError
+
 EmbedSentences = Callable[[list[str]], np.ndarray]
 """Texts -> `(T, D)`; the vectors need not have unit norm (BERT's mean-pooled ones do not)."""
 
@@ -104,7 +106,7 @@ def split_triplets(
     """
     for name, threshold in thresholds.items():
         if not -1 <= threshold <= 1:
-            raise ValueError(f"The threshold of {name} must be in [-1, 1], but it is {threshold}.")
+            raise ParameterError(f"The threshold of {name} must be in [-1, 1], but it is {threshold}.", "threshold")
     kept: dict[str, list[Any]] = {name: [] for name in columns}
     dropped: dict[str, list[Any]] = {name: [] for name in (*columns, "reason", "detail")}
     for row, given in enumerate(reasons):

@@ -39,7 +39,7 @@ NOT_IN_RESUME = (
 
 @dataclass
 class HybridTrainingArguments(Settings):
-    """Settings of a training. The defaults are the paper's: hybrid objective, Adam, lr 1e-4, 512 + 256 a step.
+    """Settings of a training. The defaults are the paper's: hybrid objective, Adam, lr 1e-4, 512 + 256 per step.
 
     Batch sizes are global: they stay the same whatever the number of processes. `hycir train --help` shows each
     field's meaning. You must give `output_dir`, either `encoder` or `model`, either `steps` or `epochs`, and the data
@@ -80,7 +80,7 @@ class HybridTrainingArguments(Settings):
     unlabeled_tsv_folder: str | None = setting(None, "Folder of the images that a .tsv names.")
     unlabeled_streaming: bool = setting(False, "Read the dataset or the shards in order, without an index.")
     stream_buffer_size: int = setting(1000, "Images of a stream that are shuffled together.", at_least=1)
-    unlabeled_features: str | None = setting(None, "Feature cache of the unlabeled images; made if it is missing.")
+    unlabeled_features: str | None = setting(None, "Feature cache of the unlabeled images; computed if it is missing.")
     triplets: str | None = setting(
         None, "Triplets: SynCir's folder, a .parquet, .csv or .jsonl file, LaSCo's JSON, CIRR's or FashionIQ's folder."
     )
@@ -89,7 +89,7 @@ class HybridTrainingArguments(Settings):
     )
     triplet_split: str | None = setting(None, "Split of SynCir's dataset.")
     triplet_images: str | None = setting(None, "Images of the triplets, if they are not stored with them.")
-    triplet_features: str | None = setting(None, "Feature cache of the triplets' images; made if it is missing.")
+    triplet_features: str | None = setting(None, "Feature cache of the triplets' images; computed if it is missing.")
     num_views: int = setting(1, "Augmented views of each image in unlabeled_features.", at_least=1)
     features_dtype: Literal["float16", "float32"] = setting("float16", "Precision of a feature cache that is made.")
     encode_batch_size: int = setting(64, "Images that are encoded at once.", at_least=1)
@@ -99,10 +99,10 @@ class HybridTrainingArguments(Settings):
     text_column: str | None = setting(None, "Text column of the dataset.")
 
     unlabeled_batch_size: int = setting(
-        512, "Unlabeled images a step, over all processes (paper: 512).", group="Optimisation", at_least=1
+        512, "Unlabeled images per step, over all processes (paper: 512).", group="Optimisation", at_least=1
     )
-    triplet_batch_size: int = setting(256, "Triplets a step, over all processes (paper: 256).", at_least=1)
-    text_batch_size: int = setting(512, "Texts a step, over all processes.", at_least=1)
+    triplet_batch_size: int = setting(256, "Triplets per step, over all processes (paper: 256).", at_least=1)
+    text_batch_size: int = setting(512, "Texts per step, over all processes.", at_least=1)
     chunk_size: int | None = setting(
         None, "Prompts that are in memory at once. Less memory; the gradients stay the same.", at_least=1
     )

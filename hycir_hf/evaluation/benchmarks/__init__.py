@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...settings import ParameterError, did_you_mean
 from . import circo, cirr, coco, emoji, fashioniq, genecis, imagenet
 from .annotations import AnnotationsMissingError
 from .emoji import EMOJI_VENDORS
@@ -80,18 +81,22 @@ def read_benchmark(
             the gallery lacks; the message has file and entry.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"There is no benchmark {name!r}. Choose one of {list(BENCHMARKS)}.")
+        hint = did_you_mean(name, BENCHMARKS)
+        raise ParameterError(f"There is no benchmark {name!r}{hint}. Choose one of {list(BENCHMARKS)}.", "benchmark")
     benchmark, directory = BENCHMARKS[name], Path(directory)
     split = split or benchmark.splits[0]
     if split not in benchmark.splits:
-        raise ValueError(f"The benchmark {name} has no split {split!r}. Choose one of {list(benchmark.splits)}.")
+        raise ParameterError(
+            f"The benchmark {name} has no split {split!r}. Choose one of {list(benchmark.splits)}.", "split"
+        )
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no folder {directory} for the benchmark {name}. Check the path.")
     parts, images = _READERS[name](directory, split, benchmark, with_images)
     if part_names:
         unknown = sorted(set(part_names) - {part.name for part in parts})
         if unknown:
-            raise ValueError(f"There are no parts {unknown}. Choose among {[part.name for part in parts]}.")
+            known = [part.name for part in parts]
+            raise ParameterError(f"There are no parts {unknown}. Choose among {known}.", "part")
         parts = [part for part in parts if part.name in part_names]
     if not with_images:
         return BenchmarkData(benchmark, split, parts)
