@@ -140,6 +140,10 @@ def test_the_features_of_a_gallery_can_be_used_elsewhere(index, model, processor
     loaded = Gallery.load(tmp_path / "made")
     assert loaded.search(queries_for(gallery)) == gallery.search(queries_for(gallery))
     assert loaded.model_path == "m" and loaded.source["type"] == "folder"
+    again = index(tmp_path / "images", tmp_path / "made")  # over it, from the images: it encodes into its own folder
+    assert again.num_encoded == 10 and (tmp_path / "made" / "features" / "manifest.json").is_file()
+    index_images(encoder, features, tmp_path / "made", encoder_fingerprint="f", progress=False)
+    assert not (tmp_path / "made" / "features" / "manifest.json").exists()
     other = FeatureEncoder(build_model("clip_legacy"), processor)
     with pytest.raises(ValueError, match=other.settings["encoder"]):
         index_images(other, features, tmp_path / "other", progress=False)

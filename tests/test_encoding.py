@@ -136,6 +136,22 @@ def test_a_failing_storage_is_noticed_while_files_are_listed(folder, tmp_path, m
         source.stamp(0)
 
 
+def test_an_image_without_permission_is_read_once_it_may_be_read(folder, tmp_path, monkeypatch):
+    source = FolderSource(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "load", refuse_third)
+        assert len(encode(source, tmp_path / "store")[1].skipped) == 1
+    store, report = encode(source, tmp_path / "store")
+    assert report.num_encoded == 1 and report.skipped == store.skipped == [] and store.ids == source.ids
+    assert encode(source, tmp_path / "store")[1].num_encoded == 0
+
+
+def refuse_third(source, row):
+    if row == 2:
+        raise PermissionError(errno.EACCES, "Permission denied", "02.png")
+    return Image.new("RGB", (8, 8), (row, 0, 0))
+
+
 def test_broken_images_are_skipped_named_and_noted(folder, tmp_path):
     (folder / "05.png").write_bytes(b"no image")
     (folder / "06.png").write_bytes((folder / "06.png").read_bytes()[:50])
@@ -144,7 +160,7 @@ def test_broken_images_are_skipped_named_and_noted(folder, tmp_path):
     assert [id_ for id_, _ in store.skipped] == ["05.png", "06.png"] == [id_ for id_, _ in said]
     assert all(reason for _, reason in store.skipped) and len(store.ids) == 18
     again, report = encode(FolderSource(folder), tmp_path / "store")
-    assert again.skipped == store.skipped and report.num_encoded == 0 and report.skipped == []
+    assert again.skipped == store.skipped == report.skipped and report.num_encoded == 0
     assert ImageStore.open(tmp_path / "store").skipped == store.skipped
     Image.new("RGB", (8, 8), (5, 10, 0)).save(folder / "05.png")
     mended, report = encode(FolderSource(folder), tmp_path / "store")
@@ -350,6 +366,14 @@ def test_a_changed_image_of_a_stream_of_paths_is_encoded_again(folder, tmp_path)
         store, report = encode(ImageStream(str(rows)), tmp_path / "store", encoder)
         assert report.num_encoded == encoded
         np.testing.assert_array_equal(store.read(range(len(names))), expected(map(int, names)))
+
+
+def test_a_stream_that_holds_an_id_twice_is_refused(folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"image_id": "same", "image": str(folder / f"0{i}.png")} for i in range(2)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="same"):
+        encode(ImageStream(str(rows)), tmp_path / "store", PathPixels())
 
 
 class PathPixels(Pixels):

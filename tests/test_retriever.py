@@ -1,5 +1,7 @@
 """ImageRetriever: index, search and encode with a tiny model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,7 @@ def test_a_search_equals_the_model_itself(retriever, saved):
         features = encoder.model.get_composed_features(**inputs)
     expected = retriever.gallery.search(features, k=7, exclude_ids=["2.png"])
     assert retriever.search("2.png", "make it night", k=7) == expected  # by gallery id
+    assert retriever.search(Path("2.png"), "make it night", k=7) == expected  # by gallery id, as a Path
     assert retriever.search(saved / "photos" / "2.png", "make it night", k=7) == expected  # by path
     opened = Image.open(saved / "photos" / "2.png")
     assert retriever.search(opened, "make it night", k=7) == expected  # by an opened file
@@ -60,6 +63,12 @@ def test_text_only_image_only_and_several_references(retriever):
     both = retriever.search(["1.png", "2.png"], "make it night", k=7).ids[0]
     assert sorted(both) == ["0.png", "3.png", "4.png", "5.png", "6.png"]
     assert len(retriever.search("1.png", k=9, keep_reference=True).ids[0]) == 7
+
+
+def test_a_reference_that_is_nowhere_is_named(retriever):
+    for name in ("nowhere.png", "x" * 5000):
+        with pytest.raises(ValueError, match=name):
+            retriever.search(name)
 
 
 def test_excluded_and_restricted_ids(retriever):

@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -118,8 +119,8 @@ def encode_images(
     with tqdm(total=reader.total, unit=" images", desc=label, disable=not progress) as bar:
         try:
             for batch, mine in reader.batches(known):
-                waiting = [sample for sample in batch if mine and not store.knows(sample.id, sample.stamp)]
-                report.num_reused += sum(mine and store.holds(sample.id, sample.stamp) for sample in batch)
+                waiting = [sample for sample in batch if mine and not store.holds(sample.id, sample.stamp)]
+                report.num_reused += len(batch) - len(waiting) if mine else 0
                 bar.update(len(batch) - len(waiting))
                 reader.submit(waiting)
                 for samples, prepared in reader.ready():
@@ -135,6 +136,9 @@ def encode_images(
                 writer.flush()
     if not known:
         raise ValueError("There are no images to encode: the source is empty.")
+    if len({id_ for id_, _ in known}) < len(known):
+        twice = Counter(id_ for id_, _ in known).most_common(1)[0]
+        raise ValueError(f"The source holds the image id {twice[0]!r} {twice[1]} times. Give each image its own id.")
     is_whole = store.finish([id_ for id_, _ in known], [stamp for _, stamp in known], source.describe(), prune)
     if not is_whole and num_shards == 1:
         raise ValueError(

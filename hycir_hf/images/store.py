@@ -160,12 +160,8 @@ class ImageStore:
         """Stamps of `ids`, of a complete store."""
         return texts_of(read_arrow(self.directory / IMAGE_STORE.read(self.directory / MANIFEST)["rows_file"])["stamp"])
 
-    def knows(self, image_id: str, stamp: str) -> bool:
-        """Whether an image was stored or noted as unreadable."""
-        return _key(image_id, stamp) in self._known
-
     def holds(self, image_id: str, stamp: str) -> bool:
-        """Whether the value of an image was stored."""
+        """Whether the value of an image was stored. One that could not be read is tried again by each run."""
         return self._known.get(_key(image_id, stamp), -1) >= 0
 
     def append(

@@ -80,13 +80,15 @@ def index_images(
     output = Path(output)
     if isinstance(source, FolderSource) and source.root.resolve() == output.resolve():
         raise ValueError(f"{output} is the folder of the images. Choose another folder for the gallery.")
-    if isinstance(source, FeatureStore):
-        source.check("encoder", encoder.settings["encoder"])
-        gallery = gallery_of_store(source.store, encoder_fingerprint, model_path, index_type)
-        gallery.save(output)
-        return IndexReport(gallery, 0, len(gallery), source.store.skipped, 0.0)
     with single_writer(output / ".lock", output):
         directory = output / FEATURES_NAME
+        if isinstance(source, FeatureStore):
+            source.check("encoder", encoder.settings["encoder"])
+            gallery = gallery_of_store(source.store, encoder_fingerprint, model_path, index_type)
+            gallery.save(output)
+            if source.store.directory.resolve() != directory.resolve():
+                ImageStore.remove(directory)
+            return IndexReport(gallery, 0, len(gallery), source.store.skipped, 0.0)
         if not holds_settings(directory, encoder.settings):
             ImageStore.remove(directory)
         store, report = encode_images(

@@ -54,12 +54,13 @@ def read_references(gallery: Gallery, directory: str | os.PathLike | None, refer
     for reference in references:
         is_name = isinstance(reference, str | os.PathLike)
         path = Path(reference) if is_name else Path(getattr(reference, "filename", None) or "")
-        if path.is_file():
+        is_file = os.path.isfile(path)  # noqa: PTH113 - it takes names that are too long for a file
+        if is_file:
             gallery_ids.append(_id_of_path(gallery, directory, path))
             images.append(load_image(path if is_name else reference))
         elif not is_name:
             images.append(load_image(reference))
-        elif reference in gallery:
+        elif str(reference) in gallery:
             stored = stored or open_gallery_images(gallery, directory or ".")
             images.append(stored.load(str(reference)))
             gallery_ids.append(str(reference))
@@ -67,7 +68,7 @@ def read_references(gallery: Gallery, directory: str | os.PathLike | None, refer
             near = difflib.get_close_matches(str(reference), gallery.ids, 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"An id is for example {gallery.ids[0]!r}."
             raise ValueError(f"{str(reference)!r} is no file, and no id of the gallery's {len(gallery)} images. {hint}")
-        names.append(str(path) if path.is_file() else str(reference) if is_name else "image")
+        names.append(str(path) if is_file else str(reference) if is_name else "image")
     return References(images, names, [id_ for id_ in gallery_ids if id_ is not None])
 
 
