@@ -500,8 +500,9 @@ def test_datasets_cache_never_gives_an_older_state(folder, tmp_path, small_block
     assert read("a") == kept < first["counts"]["kept"]
 
 
-def test_a_filter_that_keeps_all_or_nothing_leaves_a_readable_data_set(folder, tmp_path, small_blocks):
+def test_a_filter_that_keeps_all_or_nothing_leaves_a_readable_data_set(folder, tmp_path, small_blocks, caplog):
     run(folder, tmp_path, threshold=1.0)
+    assert "similarity" in caplog.text and "low_similarity" in caplog.text  # why, and the highest score
     assert not (tmp_path / "triplets.parquet").exists()
     assert len(load_dataset(str(tmp_path), "dropped", split="train")) > 0
     refilter(tmp_path, {"similarity": 0.5})
@@ -509,7 +510,12 @@ def test_a_filter_that_keeps_all_or_nothing_leaves_a_readable_data_set(folder, t
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "words"), [({"other": 0.5}, "other.*similarity"), ({"similarity": 2.0}, r"similarity .*2\.0")]
+    ("thresholds", "words"),
+    [
+        ({"other": 0.5}, "other.*similarity"),
+        ({"similarity": 2.0}, r"similarity .*2\.0"),
+        ({"similarity": 1.0}, r"low_similarity.*at most 0\.\d{4}"),
+    ],
 )
 def test_refilter_names_what_is_wrong(folder, tmp_path, small_blocks, thresholds, words):
     run(folder, tmp_path)
@@ -638,8 +644,8 @@ def test_the_command_runs_estimates_and_refilters(folder, tmp_path, small_blocks
     assert json.loads(capsys.readouterr().out)["cost"] > 0
     assert main(["syncir", "run", *options]) == 0
     assert "triplets kept" in capsys.readouterr().out
-    assert main(["syncir", "refilter", str(tmp_path / "out"), "--threshold", "0.9", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["thresholds"] == {"similarity": 0.9}
+    assert main(["syncir", "refilter", str(tmp_path / "out"), "--threshold", "0.8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["thresholds"] == {"similarity": 0.8}
 
 
 def test_a_threshold_may_be_given_at_once(folder, tmp_path, small_blocks, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from hycir_hf import HyCIRModel, HyCIRProcessor, training
 from hycir_hf.images import FeatureStore, build_features, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
+from hycir_hf.training.checkpoints import CheckpointFolder
 from hycir_hf.training.data import Share, TrainingBatches
 from hycir_hf.training.data.batches import CONCEPT
 from hycir_hf.training.prompts import PromptEncoder
@@ -44,6 +46,7 @@ def settings(encoder_path, picture_folder, syncir_folder, tmp_path):
         "unlabeled": str(picture_folder),
         "triplets": str(syncir_folder),
         "steps": 7,
+        "cache_features": False,
         "output_dir": str(tmp_path / "output"),
     }
 
@@ -215,7 +218,10 @@ def _two_processes(rank, port, settings, path):
     torch.save((values, gradient), f"{path}/{rank}.pt")
     batch = batch_of(trainer)
     batch.triplets.num_broken = rank + 1
+    assert not trainer.is_stopped
+    trainer.stop_signals.is_asked = rank == 1
     assert "num_broken" not in trainer.take_step(batch) and trainer.state.num_broken == 3
+    assert trainer.is_stopped  # in both, though one was asked
     end_training = trainer.accelerator.end_training
     trainer.accelerator.end_training = lambda: (_check_no_wrapper_is_left(), end_training())
     trainer.release()
@@ -285,6 +291,70 @@ def test_killed_at_any_step_it_comes_to_the_same_weights(settings, syncir_folder
     assert torch.equal(weights(resumed), weights(whole))
     logs = [[(entry["step"], entry["loss"]) for entry in trainer.state.log] for trainer in (whole, resumed)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_the_running_step(settings, tmp_path, number, caplog):
+    whole = build_trainer(settings, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    trainer, handler = build_trainer(settings), signal.getsignal(number)
+    take_step = trainer.take_step
+
+    def take_and_interrupt(batch):
+        if batch.step == 2:
+            signal.raise_signal(number)
+        return take_step(batch)
+
+    trainer.take_step = take_and_interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.checkpoints.steps() == [3] and "step 3" in caplog.text
+    assert signal.getsignal(number) is handler
+    resumed = build_trainer(settings)
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_second_interrupt_stops_at_once(settings):
+    trainer = build_trainer(settings)
+
+    def interrupt_twice(batch):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer.take_step = interrupt_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.checkpoints.steps() == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_saves_the_running_step(settings, tmp_path):
+    """The terminal sends it to the processes that read images too."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings | {"steps": 100_000, "num_workers": 2}))
+    command = [sys.executable, "-m", "hycir_hf.cli", "train", "--config", str(config), "--progress"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    lines = []
+    for line in process.stderr:  # tqdm's lines end in \r, which text mode reads as an end
+        lines.append(line)
+        if "loss=" in line and "interrupted" not in lines:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    lines.append(process.stderr.read())
+    assert process.wait(60) == 130
+    [step] = CheckpointFolder(tmp_path / "output" / "checkpoints").steps()
+    assert f"step {step}" in lines[-1] and "Traceback" not in lines[-1]
+
+
+def test_features_are_stored_once_by_default(settings):
+    settings = settings | {"cache_features": True, "steps": 3}
+    trainer = build_trainer(settings)
+    trainer.train()
+    for name in ("unlabeled", "triplet"):
+        assert FeatureStore.open(Path(settings["output_dir"]) / "features" / name).num_views == 1
+    assert isinstance(trainer.streams["unlabeled"].images, FeatureStore)
+    assert isinstance(trainer.streams["triplets"].features, FeatureStore)
 
 
 def test_the_same_command_again_does_nothing(settings, monkeypatch):

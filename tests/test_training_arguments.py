@@ -92,7 +92,7 @@ def test_all_complaints_come_at_once():
         ({"steps": True}, "steps must be"),
         ({"steps": float("inf")}, "steps must be .* inf"),
         ({"report_to": [1]}, "report_to must be a list"),
-        ({"num_views": 4}, "num_views needs unlabeled_features"),
+        ({"num_views": 4, "cache_features": False}, "num_views needs a feature cache"),
         (
             {"encoder": None, "model": "m", "prompt": "{image}", "num_pseudo_tokens": 2},
             "num_pseudo_tokens, prompt would",

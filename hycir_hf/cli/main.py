@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     app, is_debugging = build_app(), "--debug" in words
+    with contextlib.suppress(ValueError):  # another thread than the main one cannot set it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(app, words)
     except KeyboardInterrupt:

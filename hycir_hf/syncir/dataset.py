@@ -78,7 +78,8 @@ def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> d
 
     Raises:
         FileNotFoundError: If the folder holds no finished SynCir dataset.
-        ValueError: If it has no such score, or an older version of the package wrote it.
+        ValueError: If nothing would be left, the dataset has no such score, or an older version of the package wrote
+            it.
     """
     directory = Path(directory)
     finish_move(directory)
@@ -100,6 +101,9 @@ def refilter(directory: str | os.PathLike, thresholds: Mapping[str, float]) -> d
     order = sorted(range(len(reasons)), key=merged["triplet_id"].__getitem__)
     columns = {name: [values[row] for row in order] for name, values in merged.items()}
     result = split_triplets(columns, [reasons[row] for row in order], recipe["thresholds"])
+    nothing_kept = result.why_nothing_is_kept(recipe["thresholds"])
+    if nothing_kept is not None:
+        raise ValueError(f"{nothing_kept} Choose a lower threshold. {directory} is as it was.")
     recipe["counts"] |= result.counts()
     recipe["histogram"] = draw_histogram(result)
     with atomic_folder(directory / STAGING) as staging:

@@ -61,6 +61,22 @@ class FilterResult:
         )
         return {"kept": len(next(iter(self.kept.values()))), "dropped": dict(sorted(Counter(kinds).items()))}
 
+    def why_nothing_is_kept(self, thresholds: Mapping[str, float]) -> str | None:
+        """Say why no triplet is kept, with the highest value of each score; None if one is kept.
+
+        Args:
+            thresholds (`Mapping[str, float]`): Score column -> lowest value that is kept.
+        """
+        counts = self.counts()
+        if counts["kept"]:
+            return None
+        scores = []
+        for name, threshold in thresholds.items():
+            values = [score for score in self.dropped[name] if score is not None]
+            highest = f"at most {max(values):.4f}" if values else "never computed"
+            scores.append(f"{name} is {highest} (threshold {threshold:g})")
+        return f"No triplet is kept. Dropped: {counts['dropped']}. {'; '.join(scores)}."
+
 
 def filter_triplets(
     triplets: Mapping[str, Sequence[Any]], embed_sentences: EmbedSentences, threshold: float = THRESHOLD

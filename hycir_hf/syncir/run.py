@@ -149,6 +149,9 @@ class SynCirRun:
             histogram=draw_histogram(result),
         )
         write_dataset(self.output, self.source, self._captions.captions, result, recipe)
+        nothing_kept = result.why_nothing_is_kept(scoring.thresholds)
+        if nothing_kept is not None:
+            logger.warning("%s Look into `dropped`, or lower the threshold with refilter.", nothing_kept)
         if self._texts.failures:
             logger.warning("%d questions have no answer. Their pairs are in `dropped`.", len(self._texts.failures))
         return recipe

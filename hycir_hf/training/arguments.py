@@ -80,7 +80,7 @@ class HybridTrainingArguments(Settings):
     unlabeled_tsv_folder: str | None = setting(None, "Folder of the images that a .tsv names.")
     unlabeled_streaming: bool = setting(False, "Read the dataset or the shards in order, without an index.")
     stream_buffer_size: int = setting(1000, "Images of a stream that are shuffled together.", at_least=1)
-    unlabeled_features: str | None = setting(None, "Feature cache of the unlabeled images; computed if it is missing.")
+    unlabeled_features: str | None = setting(None, "Feature cache of the unlabeled images; computed if missing.")
     triplets: str | None = setting(
         None, "Triplets: SynCir's folder, a .parquet, .csv or .jsonl file, LaSCo's JSON, CIRR's or FashionIQ's folder."
     )
@@ -89,7 +89,10 @@ class HybridTrainingArguments(Settings):
     )
     triplet_split: str | None = setting(None, "Split of SynCir's dataset.")
     triplet_images: str | None = setting(None, "Images of the triplets, if they are not stored with them.")
-    triplet_features: str | None = setting(None, "Feature cache of the triplets' images; computed if it is missing.")
+    triplet_features: str | None = setting(None, "Feature cache of the triplets' images; computed if missing.")
+    cache_features: bool = setting(
+        True, "Encode each image once, into output_dir/features if no feature cache is given. No: in every step."
+    )
     num_views: int = setting(1, "Augmented views of each image in unlabeled_features.", at_least=1)
     features_dtype: Literal["float16", "float32"] = setting("float16", "Precision of a feature cache that is made.")
     encode_batch_size: int = setting(64, "Images that are encoded at once.", at_least=1)
@@ -182,8 +185,8 @@ class HybridTrainingArguments(Settings):
                 yield f"objective {self.objective!r} needs {what}: set {' or '.join(names)}"
         if self.unlabeled_streaming and self.epochs is not None and self.terms[0] in ("zs", "phrases"):
             yield "a stream has no known length: give steps instead of epochs"
-        if self.num_views > 1 and not self.unlabeled_features:
-            yield "num_views needs unlabeled_features: only a feature cache holds views"
+        if self.num_views > 1 and not self.unlabeled_features and (self.unlabeled_streaming or not self.cache_features):
+            yield "num_views needs a feature cache: set cache_features or unlabeled_features"
         if self.unlabeled_streaming and not self.unlabeled:
             yield "unlabeled_streaming needs unlabeled"
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from ..files import read_record, write_json, write_text
-from ..names import is_hub_id
+from ..names import is_hub_id, public_path
 from ..reports.cards import TAGS
 from ..reports.render import render
 from .arguments import HybridTrainingArguments
@@ -112,7 +112,7 @@ def _card(arguments: HybridTrainingArguments, state: TrainingState) -> str:
     """The model card: what was trained on what, the last figures, how to use it."""
     sources = [name for name in ("unlabeled", "unlabeled_features", "triplets", "texts") if getattr(arguments, name)]
     settings = {
-        "encoder (frozen)": arguments.encoder or arguments.model,
+        "encoder (frozen)": public_path(arguments.encoder or str(arguments.model)),
         "objective": arguments.objective,
         **{name.replace("_", " "): Path(str(getattr(arguments, name))).name for name in sources},
         "steps": state.step,
@@ -125,12 +125,16 @@ def _card(arguments: HybridTrainingArguments, state: TrainingState) -> str:
         metadata=ModelCardData(library_name="hycir_hf", base_model=base_model, tags=TAGS).to_yaml(),
         is_combiner="combiner" in arguments.terms,
         settings=settings,
-        figures=_last_figures(state.log),
+        model=public_path(f"{arguments.output_dir}/model"),
+        losses=_last_figures(state.log, is_validation=False),
+        validation=_last_figures(state.log, is_validation=True),
     )
 
 
-def _last_figures(log: list[dict[str, float]]) -> dict[str, float]:
-    """The last value of each loss, then of each validation figure."""
-    left_out = ("step", "samples_per_second", "learning_rate")
+def _last_figures(log: list[dict[str, float]], is_validation: bool) -> dict[str, float]:
+    """The last value of each loss, or of each validation figure."""
+    left_out, prefix = ("step", "samples_per_second", "learning_rate"), "validation/"
     found = {name: value for entry in log for name, value in entry.items() if name not in left_out}
-    return dict(sorted(found.items(), key=lambda item: item[0].startswith("validation/")))
+    return {
+        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix) == is_validation
+    }

@@ -199,7 +199,7 @@ class _StreamOpener:
     def unlabeled(self) -> Stream:
         """Unlabeled images, from stored features or from pixels."""
         arguments, size = self.arguments, self._batch_size("unlabeled_batch_size")
-        directory = arguments.unlabeled_features
+        directory = self._cache("unlabeled_features")
         if not directory:
             images = self._images()
             if isinstance(images, ImageStream):
@@ -221,8 +221,7 @@ class _StreamOpener:
         triplets = open_triplets(path, arguments.triplet_kind, arguments.triplet_images, arguments.triplet_split)
         triplets.rows()  # finds an unknown image before anything is encoded
         features = None
-        if arguments.triplet_features:
-            directory = arguments.triplet_features
+        if directory := self._cache("triplet_features"):
             features = self._features(directory, lambda: triplets.images, num_views=1, has_same_ids=False)
         return TripletRows(triplets, features, self.processor, size, arguments.seed, self.share)
 
@@ -231,6 +230,13 @@ class _StreamOpener:
         arguments, size = self.arguments, self._batch_size("text_batch_size")
         texts = read_texts(str(arguments.texts), arguments.text_column)
         return TextRows(texts, self.model.config.feature_size, size, arguments.seed, self.share)
+
+    def _cache(self, name: str) -> str | None:
+        """The feature cache of a stream: the one given, or else a folder of this training's own."""
+        given, is_stream = getattr(self.arguments, name), name.startswith("unl") and self.arguments.unlabeled_streaming
+        if given or is_stream or not self.arguments.cache_features:
+            return given
+        return str(Path(self.arguments.output_dir) / "features" / name.removesuffix("_features"))
 
     def _batch_size(self, name: str) -> int:
         size, count = getattr(self.arguments, name), self.share.count

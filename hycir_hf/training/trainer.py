@@ -28,6 +28,7 @@ from .arguments import NOT_IN_RESUME, HybridTrainingArguments
 from .checkpoints import CheckpointFolder
 from .combiner import CombinerHead
 from .data import Batch, Share, TrainingBatches
+from .interrupts import StopSignals
 from .objectives import Task
 from .prompts import PromptEncoder
 from .report import TrainingState, read_result, save_model, write_report
@@ -52,8 +53,8 @@ logger = logging.getLogger(__name__)
 class HybridTrainer:
     """Train a mapper (or a combiner) on a frozen encoder (paper: Hybrid training).
 
-    `train()` does everything. If the training is killed at any step, the same settings resume it from the newest
-    checkpoint and give the same weights.
+    `train()` does everything. Ctrl-C or SIGTERM save a checkpoint after the running step. After that, or after a
+    kill at any step, the same settings resume the training from the newest checkpoint and give the same weights.
 
     Args:
         arguments (`HybridTrainingArguments`): The settings.
@@ -81,6 +82,7 @@ class HybridTrainer:
             raise ValueError(
                 f"metric={arguments.metric!r} needs a validation that returns it. Set validation to MODULE:FUNCTION."
             )
+        self.stop_signals, self.is_stopped = StopSignals(), False
         self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", arguments.save_total_limit)
 
     def train(self) -> TrainingState:
@@ -92,6 +94,7 @@ class HybridTrainer:
         Raises:
             ValueError: If the data does not fit, or `output_dir` holds a training with other settings.
             FloatingPointError: If the loss is not finite.
+            KeyboardInterrupt: After Ctrl-C or SIGTERM, when the checkpoint is saved.
             OSError: If something cannot be saved.
         """
         result = read_result(self.output_dir / "model")
@@ -157,7 +160,7 @@ class HybridTrainer:
         self._set_mode(is_training=True)
         sizes = {"unlabeled": "unlabeled_batch_size", "triplets": "triplet_batch_size", "texts": "text_batch_size"}
         meter = _Meter(sum(getattr(arguments, sizes[name]) for name in self.streams), state.step)
-        with self._progress_bar() as bar:
+        with self._progress_bar() as bar, self.stop_signals:
             for batch in batches.loader(arguments.num_workers):
                 if self._is_to_stop_early():
                     break
@@ -167,8 +170,11 @@ class HybridTrainer:
                     self._log({**figures, "samples_per_second": meter.read(state.step)}, bar)
                 if self.validation is not None and self._is_due(arguments.validation_steps):
                     self.validate(bar)
-                if self._is_due(arguments.save_steps):
+                if self._is_due(arguments.save_steps) or self.is_stopped:
                     self._save_checkpoint()
+                if self.is_stopped and state.step < self.num_steps:
+                    logger.warning("Stopped. The same settings resume from the checkpoint of step %d.", state.step)
+                    raise KeyboardInterrupt
 
     def validate(self, bar: tqdm | None = None) -> dict[str, float]:
         """Call the validation, log its figures, and save a checkpoint if its metric is the best so far."""
@@ -209,6 +215,7 @@ class HybridTrainer:
             self.accelerator.clip_grad_norm_(self.trained.parameters(), arguments.max_grad_norm)
         self.optimizer.step()
         state.num_broken += round(values.pop("num_broken") * self.share.count)
+        self.is_stopped = values.pop("is_stopped") > 0  # in every process, if one of them was asked
         state.step, state.streams = batch.step + 1, batch.state
         return {**values, "learning_rate": learning_rate}
 
@@ -219,7 +226,8 @@ class HybridTrainer:
             batch (`Batch`): As in `take_step`.
 
         Returns:
-            `dict[str, float]`: Means over all processes of "loss", each term and "num_broken", the unreadable images.
+            `dict[str, float]`: Means over all processes of "loss", each term, "num_broken" (unreadable images) and
+            "is_stopped" (whether the process was asked to stop).
         """
         torch.manual_seed(self.arguments.seed * 1_000_003 + batch.step)  # dropout: the same in every process
         with self.accelerator.autocast():
@@ -255,8 +263,9 @@ class HybridTrainer:
             values["loss"] = hybrid_loss(
                 values, {name: getattr(self.arguments, f"{name}_weight", 1.0) for name in values}
             )
-            num_broken = torch.tensor(float(batch.num_broken), device=features.device)
-            means.update(self._means({**values, "num_broken": num_broken}))
+            counts = {"num_broken": float(batch.num_broken), "is_stopped": float(self.stop_signals.is_asked)}
+            further = {name: torch.tensor(value, device=features.device) for name, value in counts.items()}
+            means.update(self._means({**values, **further}))
             self._check_finite(batch, {name: means[name] for name in values})
             return values["loss"]
 

@@ -21,6 +21,7 @@ from ...files import passing_error
 from ...images import FeatureStore, ImageSource, ImageStream
 from ...images_hycir import load_image
 from ...processing_hycir import HyCIRProcessor
+from ..interrupts import ignore_interrupts
 from .triplets import Triplets
 
 logger = logging.getLogger(__name__)
@@ -291,6 +292,8 @@ class TripletRows(Stream):
         share: Share,
     ) -> None:
         self.triplets = triplets if features is None else triplets.without(features.skipped_ids())
+        if not len(self.triplets):
+            raise ValueError(f"No triplet of {triplets.name} is left: an image of each of them cannot be read.")
         self.features, self.processor, self.share = features, processor, share
         pairs = self.triplets.rows(None if features is None else features.ids)
         self.pairs = np.array(pairs, np.int64).T  # (T, 2): reference and target image
@@ -352,7 +355,7 @@ class TrainingBatches(IterableDataset):
         """Read the batches in worker processes. Their number changes the speed only: not a batch, and not an error."""
         if any(stream.is_ordered for stream in self.streams.values()):
             num_workers = min(num_workers, 1)
-        for item in DataLoader(self, batch_size=None, num_workers=num_workers):
+        for item in DataLoader(self, batch_size=None, num_workers=num_workers, worker_init_fn=ignore_interrupts):
             if isinstance(item, _Failure):
                 raise item.error from RuntimeError(f"in a process that reads images:\n{item.traceback}")
             yield item
