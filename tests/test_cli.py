@@ -14,7 +14,7 @@ from conftest import build_encoder, build_model, build_processor, random_picture
 from markupsafe import escape
 from PIL import Image
 
-from hycir_hf import Gallery, HyCIRModel
+from hycir_hf import Gallery, HyCIRModel, HyCIRProcessor
 from hycir_hf.cli.main import build_app, main
 from hycir_hf.reports.pages import PageQuery, PageResult, PageTable, render_search_page
 from hycir_hf.settings import ParameterError
@@ -403,3 +403,17 @@ def test_features_then_train(encoder_path, picture_folder, tmp_path, capsys):
 )
 def test_errors_of_features_are_one_line(arguments, message, picture_folder, capsys):
     assert message in failing([word.replace("{pictures}", str(picture_folder)) for word in arguments], capsys)
+
+
+def test_init_makes_a_model_that_can_be_trained(tmp_path):
+    build_model("clip_legacy").encoder.save_pretrained(tmp_path / "clip")
+    build_processor().image_processor.save_pretrained(tmp_path / "clip")
+    build_processor().tokenizer.save_pretrained(tmp_path / "clip")
+    command = ["init", str(tmp_path / "clip"), "--output", str(tmp_path / "model"), "-k", "2"]
+    assert main(command) == 0
+    model = HyCIRModel.from_pretrained(tmp_path / "model")
+    assert model.config.num_pseudo_tokens == 2 == HyCIRProcessor.from_pretrained(tmp_path / "model").num_pseudo_tokens
+    assert model.config.mapper_only  # the encoder is named, not copied
+    assert main(command) == 2  # it is not overwritten
+    assert main(["init", str(tmp_path / "nothing"), "--output", str(tmp_path / "other")]) == 1
+    assert not (tmp_path / "other").exists()

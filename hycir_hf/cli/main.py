@@ -26,6 +26,7 @@ _COMMANDS = {
     "app": "Search a gallery in the browser.",
     "syncir": "Make training triplets from unlabeled images.",
     "features": "Encode images once into a feature cache, for training.",
+    "init": "Make an untrained model from an encoder.",
     "train": "Train a mapper with HyCIR's hybrid objective, or another one.",
     "evaluate": "Evaluate a model on a benchmark, score rankings, compare results.",
     "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.",

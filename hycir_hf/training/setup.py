@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ from .objectives import CombinerTerm, PhrasesTerm, ProjectionTerm, Term, Triplet
 
 try:
     from accelerate import Accelerator
-    from accelerate.utils import LoggerType
+    from accelerate.utils import InitProcessGroupKwargs, LoggerType
 except ImportError as error:
     raise ImportError("Training needs accelerate. Install it with `pip install hycir_hf[train]`.") from error
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(
+    days=7
+)  # how long processes wait for one that encodes images or validates (libraries: 10 minutes)
 
 Validation = Callable[..., dict[str, float]]
 OpenImages = Callable[[], ImageSource | ImageStream]
@@ -72,6 +77,7 @@ def check_installed(arguments: HybridTrainingArguments) -> None:
 def build_accelerator(arguments: HybridTrainingArguments) -> Accelerator:
     """Build the accelerator with the precision and the trackers of the settings."""
     return Accelerator(
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to or None,
         project_dir=arguments.output_dir,
