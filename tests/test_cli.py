@@ -413,7 +413,9 @@ def test_init_makes_a_model_that_can_be_trained(tmp_path):
     assert main(command) == 0
     model = HyCIRModel.from_pretrained(tmp_path / "model")
     assert model.config.num_pseudo_tokens == 2 == HyCIRProcessor.from_pretrained(tmp_path / "model").num_pseudo_tokens
-    assert model.config.mapper_only  # the encoder is named, not copied
+    assert json.loads((tmp_path / "model" / "config.json").read_text())[
+        "mapper_only"
+    ]  # the encoder is named, not copied
     assert main(command) == 2  # it is not overwritten
     assert main(["init", str(tmp_path / "nothing"), "--output", str(tmp_path / "other")]) == 1
     assert not (tmp_path / "other").exists()
