@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig
+from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig, split_arguments
 from .encoders_hycir import adapter_for, image_inputs_of, load_encoder
 from .losses import triplet_loss, zero_shot_loss
 from .mapper_hycir import PseudoTokenMapper
@@ -76,7 +76,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         *,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
-        **config_kwargs: Any,
+        **kwargs: Any,
     ) -> "HyCIRModel":
         """Build a model from a pretrained encoder and a fresh mapper, to be trained.
 
@@ -88,22 +88,32 @@ class HyCIRModel(HyCIRPreTrainedModel):
             dtype (`torch.dtype`, *optional*): Precision of encoder and mapper. By default the dtype of an encoder that
                 is given itself, and otherwise float32, in which a mapper trains best.
             attn_implementation (`str`, *optional*): The encoder's attention, for example "sdpa".
-            **config_kwargs: Further fields of `HyCIRConfig`.
+            **kwargs: Further fields of `HyCIRConfig`, and arguments of the encoder's `from_pretrained`: `revision`,
+                `token`, `cache_dir`, `device_map`, `quantization_config` and so on.
 
         Returns:
             `HyCIRModel`: In eval mode.
+
+        Raises:
+            TypeError: If an argument is unknown, or says how to load an encoder that is given itself.
         """
+        _, loading, fields = split_arguments(kwargs)
+        dtype = loading.pop("torch_dtype", None) if dtype is None else dtype
         if not isinstance(encoder, PreTrainedModel):
-            encoder = load_encoder(str(encoder), dtype=dtype or torch.float32, attn_implementation=attn_implementation)
+            loading |= {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+            encoder = load_encoder(str(encoder), dtype=dtype or torch.float32, **loading)
+        elif loading:
+            raise TypeError(f"from_encoder() got a loaded encoder, so it cannot use {sorted(loading)}. Leave them out.")
         else:
             encoder = encoder if dtype is None else encoder.to(dtype)
             if attn_implementation is not None:
                 encoder.set_attn_implementation(attn_implementation)
-        config_kwargs.setdefault("encoder_name_or_path", encoder.name_or_path or None)
-        config = HyCIRConfig(encoder_config=encoder.config, num_pseudo_tokens=num_pseudo_tokens, **config_kwargs)
+        fields.setdefault("encoder_name_or_path", encoder.name_or_path or None)
+        config = HyCIRConfig(encoder.config, num_pseudo_tokens, **fields)
         model = cls(config, encoder=encoder)
         model.mapper.is_fresh = True
-        return model.to(device=encoder.device, dtype=encoder.dtype).eval()
+        model.mapper.to(device=None if encoder.device.type == "meta" else encoder.device, dtype=encoder.dtype)
+        return model.eval()
 
     def forward(
         self,
@@ -205,8 +215,13 @@ class HyCIRModel(HyCIRPreTrainedModel):
         further = image_inputs_of(**image_inputs)
         if image_features is None:
             image_features = self._encode_images(pixel_values, **further)  # (I, D)
-        weight = self.mapper.output.weight
-        return self.mapper(image_features.to(device=weight.device, dtype=weight.dtype))  # (I, K, H)
+        # A quantized weight is no float, or no parameter at all. An offloaded one is on meta.
+        floats = [p for p in self.mapper.parameters() if p.is_floating_point() and p.dtype.itemsize > 1]
+        dtype = floats[0].dtype if floats else self.dtype
+        is_here = bool(floats) and floats[0].device.type != "meta"
+        return self.mapper(
+            image_features.to(floats[0].device if is_here else image_features.device, dtype)
+        )  # (I, K, H)
 
     def get_composed_features(
         self,
@@ -253,6 +268,16 @@ class HyCIRModel(HyCIRPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the text encoder's token embedding."""
         self._adapter.text_model(self.encoder).set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize, as transformers does. Then `config.encoder_name_or_path` is `None`: no such encoder is saved yet."""
+        before = self.get_input_embeddings().weight.shape[0]
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if (size := embeddings.weight.shape[0]) != before:
+            self._adapter.text_model(self.encoder).config.vocab_size = size
+            self.encoder.config.text_config.vocab_size = size
+            self.config.encoder_name_or_path = None
+        return embeddings
 
     def train(self, mode: bool = True) -> "HyCIRModel":
         """Switch the mapper between training and evaluation. The frozen encoder stays in eval mode."""
