@@ -248,7 +248,12 @@ def test_loading_arguments_reach_the_encoder(encoder_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("num_pseudo_token", "num_pseudo_tokens"), ("revisions", "revision"), ("prompts", "prompt"), ("xyz", "HyCIRConfig")],
+    [
+        ("num_pseudo_token", "num_pseudo_tokens"),
+        ("revisions", "revision"),
+        ("prompts", "prompt"),
+        ("xyz", "HyCIRConfig"),
+    ],
 )
 @pytest.mark.parametrize("kind", [HyCIRModel, HyCIRProcessor])
 def test_unknown_arguments_are_refused(encoder_folder, kind, name, meant):
