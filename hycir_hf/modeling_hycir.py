@@ -108,7 +108,10 @@ class HyCIRModel(HyCIRPreTrainedModel):
             encoder = encoder if dtype is None else encoder.to(dtype)
             if attn_implementation is not None:
                 encoder.set_attn_implementation(attn_implementation)
-        fields.setdefault("encoder_name_or_path", encoder.name_or_path or None)
+        place = encoder.name_or_path
+        if loading.get("subfolder"):  # a Hub id cannot name it, so a mapper_only save is refused
+            place = str(Path(place, loading["subfolder"])) if Path(place).is_dir() else None
+        fields.setdefault("encoder_name_or_path", place or None)
         config = HyCIRConfig(encoder.config, num_pseudo_tokens, **fields)
         model = cls(config, encoder=encoder)
         model.mapper.is_fresh = True

@@ -273,7 +273,7 @@ def test_a_folder_of_links_is_refused(hub, folder, tmp_path):
 
 
 def test_a_mapper_whose_encoder_is_a_local_folder_is_pushed_whole(hub, folder, tmp_path):
-    model = HyCIRModel.from_pretrained(folder)
+    model = HyCIRModel.from_pretrained(folder, encoder_name_or_path=str(tmp_path / "encoder"))
     model.save_pretrained(tmp_path / "mapper", mapper_only=True)
     build_processor().save_pretrained(tmp_path / "mapper")
     push_folder(tmp_path / "mapper", "ann/emoji")
@@ -297,7 +297,8 @@ def test_an_old_shard_goes_and_other_files_stay(hub, folder, capsys):
 
 
 def test_what_a_model_saved_anew_drops_is_named(hub, folder, tmp_path, capsys):
-    HyCIRModel.from_pretrained(folder).save_pretrained(tmp_path / "mapper", mapper_only=True)
+    model = HyCIRModel.from_pretrained(folder, encoder_name_or_path=str(tmp_path / "encoder"))
+    model.save_pretrained(tmp_path / "mapper", mapper_only=True)
     build_processor().save_pretrained(tmp_path / "mapper")
     own = ["custom.py", "extra.safetensors", *(f"{number}.pt" for number in range(5))]
     for name in own:
