@@ -1,10 +1,17 @@
 """Configuration of HyCIR: the frozen encoder's config and the mapper's sizes (paper: Model architecture)."""
 
 import copy
+import dataclasses
+import difflib
+import inspect
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
+
+from .names import is_hub_id, without_secrets
 
 SUPPORTED_ENCODERS = (
     "clip",
@@ -24,12 +31,36 @@ MAPPER_ACTIVATIONS = ("relu", "gelu")
 RESERVED_PLACEHOLDER_ID = -1
 """An id that no tokenizer has. So no query text can contain it, and the encoder never looks it up."""
 
-HUB_KEYS = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 """The arguments of `from_pretrained` that say where files are."""
 
+LOADING_KEYS = (
+    *(*HUB_KEYS, "allow_all_kernels", "attn_implementation", "device_map", "device_mesh", "disable_mmap"),
+    *("distributed_config", "dtype", "experts_implementation", "fusion_config", "ignore_mismatched_sizes"),
+    *("kernel_config", "key_mapping", "low_cpu_mem_usage", "max_memory", "offload_buffers", "offload_folder"),
+    *("offload_state_dict", "quantization_config", "torch_dtype", "tp_plan", "tp_size", "tqdm_class"),
+    *("trust_remote_code", "use_kernels", "use_safetensors", "variant", "weights_only"),
+)
+"""The arguments of `from_pretrained` that say how an encoder is loaded."""
 
-class HyCIRConfig(PreTrainedConfig):
+
+class PrivateByDefault:
+    """Makes a new repository private, whichever way it is pushed to."""
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload, as transformers does. A new repository is private unless `private=False`."""
+        return super().push_to_hub(repo_id, **({"private": True} | kwargs))  # type: ignore[misc]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> Any:
+        """Save, as transformers does. With `push_to_hub`, a new repository is private unless `private=False`."""
+        further = {"private": True} if kwargs.get("push_to_hub") else {}
+        return super().save_pretrained(str(save_directory), **(further | kwargs))  # type: ignore[misc]
+
+
+class HyCIRConfig(PrivateByDefault, PreTrainedConfig):
     """Configuration of a `HyCIRModel`.
+
+    It never stores a credential, such as a `token`. Arguments that only say where files are (`HUB_KEYS`) are dropped.
 
     Args:
         encoder_config (`PreTrainedConfig` or `dict`): The frozen encoder's config. Its `model_type` must be one of
@@ -80,8 +111,8 @@ class HyCIRConfig(PreTrainedConfig):
         self.encoder_name_or_path = encoder_name_or_path
         self.encoder_fingerprint = encoder_fingerprint
         self.mapper_only = mapper_only
-        kwargs.pop("tie_word_embeddings", None)
-        super().__init__(tie_word_embeddings=False, **kwargs)
+        further = {name: value for name, value in without_secrets(kwargs).items() if name not in HUB_KEYS}
+        super().__init__(**(further | {"tie_word_embeddings": False}))
         self._check()
 
     @classmethod
@@ -89,7 +120,8 @@ class HyCIRConfig(PreTrainedConfig):
         """Build from a dictionary, as `PreTrainedConfig.from_dict` does.
 
         Raises:
-            ValueError: If it is another model's. An encoder's config would give a new mapper on a default CLIP.
+            ValueError: If a value is outside its range, or it is another model's config. An encoder's would give a new
+                mapper on a default CLIP.
         """
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
@@ -97,7 +129,26 @@ class HyCIRConfig(PreTrainedConfig):
                 f"This is a {found!r} model, not a HyCIR model. An encoder alone has no mapper: train one with "
                 "`hycir train --encoder`, or put a new one on it with HyCIRModel.from_encoder."
             )
-        return super().from_dict(config_dict, **kwargs)
+        built = super().from_dict(config_dict, **kwargs)
+        (built[0] if isinstance(built, tuple) else built)._check()  # `kwargs` are set after `__init__`
+        return built
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as a dictionary, without credentials."""
+        return without_secrets(super().to_dict())
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save, as transformers does. Only a mapper that is saved alone needs, and keeps, a local encoder's folder."""
+        name = self.encoder_name_or_path
+        self.encoder_name_or_path = name if self.mapper_only or is_hub_id(name) else None
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.encoder_name_or_path = name
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """Return the config of the encoder's text side. Arguments are as in `PreTrainedConfig.get_text_config`."""
+        return self.encoder_config.text_config
 
     @property
     def text_hidden_size(self) -> int:
@@ -169,8 +220,37 @@ def _as_encoder_config(encoder_config: PreTrainedConfig | dict[str, Any] | None)
     config: Any = AutoConfig.for_model(model_type, **values) if is_dict else copy.deepcopy(encoder_config)
     for part in (config, config.text_config, config.vision_config):
         part.__dict__.pop("trust_remote_code", None)
-    config._name_or_path = ""  # `encoder_name_or_path` says it. A private folder must not be part of every save
+        part._name_or_path = ""  # `encoder_name_or_path` says it. A private folder must not be part of every save
     return config
+
+
+def config_fields() -> set[str]:
+    """Name the fields of `HyCIRConfig` that a user may set."""
+    names = {*inspect.signature(HyCIRConfig.__init__).parameters, *(f.name for f in dataclasses.fields(HyCIRConfig))}
+    return (names | {"output_attentions"}) - {"self", "kwargs", "dtype", "encoder_fingerprint", "mapper_only"}
+
+
+def split_arguments(arguments: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Split the further arguments of a `from_encoder` by where they go.
+
+    Args:
+        arguments (`Mapping`): The arguments by name.
+        own (`Mapping`, *optional*): Its keys are the caller's own arguments.
+
+    Returns:
+        `list[dict]`: The caller's own, those of the encoder's `from_pretrained`, and the fields of `HyCIRConfig`.
+
+    Raises:
+        TypeError: If a name is none of them.
+    """
+    groups = [set(own or ()), set(LOADING_KEYS), config_fields()]
+    known = set().union(*groups)
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            remedy = f"Did you mean {near[0]!r}?" if near else "Give a field of HyCIRConfig or a loading argument."
+            raise TypeError(f"from_encoder() got an unexpected keyword argument {name!r}. {remedy}")
+    return [{name: value for name, value in arguments.items() if name in group} for group in groups]
 
 
 AutoConfig.register("hycir", HyCIRConfig, exist_ok=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BlipForImageTextRetrieval
 from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_hycir import HyCIRConfig
+from .configuration_hycir import HUB_KEYS, HyCIRConfig
 
 _UNUSED_WEIGHTS = r"pooler|position_ids|crossattention|itm_head|logit_scale"
 """Encoder weights that retrieval does not use. A file may lack them."""
@@ -57,7 +57,7 @@ class DualEncoder:
 
     def logit_scale(self, encoder: PreTrainedModel) -> Tensor:
         """Return the factor on cosine similarities, 1 / temperature: `()`."""
-        return encoder.logit_scale.exp().squeeze()
+        return full_tensor(encoder, "logit_scale", encoder.logit_scale).exp().squeeze()
 
 
 class Siglip2(DualEncoder):
@@ -69,6 +69,12 @@ class Siglip2(DualEncoder):
             raise ValueError(
                 "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes together. Pass all three as the "
                 "processor makes them. Pass targets as target_features, from get_image_features."
+            )
+        weight = encoder.vision_model.embeddings.patch_embedding.weight
+        if not (torch.is_tensor(weight) and weight.is_floating_point()):
+            raise ValueError(
+                "SigLIP 2 casts images to the precision of vision_model.embeddings.patch_embedding, which is quantized "
+                'here. Leave that layer out: with bitsandbytes, by llm_int8_skip_modules=["patch_embedding"].'
             )
         return super().image_features(encoder, pixel_values, **image_inputs)
 
@@ -98,7 +104,7 @@ class BlipRetrieval(DualEncoder):
 
     def logit_scale(self, encoder: PreTrainedModel) -> Tensor:
         """See `DualEncoder.logit_scale`. transformers' BLIP has no trained temperature; its config's is used."""
-        return torch.tensor(encoder.config.logit_scale_init_value, device=encoder.device).exp()
+        return torch.tensor(encoder.config.logit_scale_init_value).exp()
 
 
 def adapter_for(encoder_config: Any) -> DualEncoder:
@@ -115,27 +121,39 @@ def image_inputs_of(pixel_attention_mask: Tensor | None = None, spatial_shapes: 
     return {name: value for name, value in given.items() if value is not None}
 
 
-def load_encoder(
-    name_or_path: str, dtype: Any = None, attn_implementation: str | None = None, **hub_kwargs: Any
-) -> PreTrainedModel:
+def full_tensor(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """Return a module's parameter or buffer. If accelerate has offloaded it, it is read back.
+
+    Raises:
+        ValueError: If it lies on the meta device for another reason.
+    """
+    if tensor.device.type != "meta":
+        return tensor
+    parts = name.split(".")
+    for depth in range(len(parts) - 1, -1, -1):  # the hook is the owner's, or that of a module around it
+        hook: Any = getattr(module.get_submodule(".".join(parts[:depth])), "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):  # a module may have several
+            if getattr(one, "weights_map", None) is not None:
+                return one.weights_map[".".join(parts[depth:])]
+    raise ValueError(f"{name} has no values: it lies on the meta device. Load the model's weights first.")
+
+
+def load_encoder(name_or_path: str, **loading: Any) -> PreTrainedModel:
     """Load a pretrained encoder with the class that its config asks for.
 
     Args:
         name_or_path (`str`): Hub id or folder.
-        dtype (`torch.dtype` or "auto", *optional*): As in `PreTrainedModel.from_pretrained`.
-        attn_implementation (`str`, *optional*): As in `PreTrainedModel.from_pretrained`.
-        **hub_kwargs: Those of `HUB_KEYS`.
+        **loading: Those of `LOADING_KEYS`, as in `PreTrainedModel.from_pretrained`.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If its family is not supported, or weights that retrieval needs are missing.
     """
+    hub_kwargs: dict[str, Any] = {k: v for k, v in loading.items() if k in (*HUB_KEYS, "trust_remote_code")}
     config = AutoConfig.from_pretrained(name_or_path, **hub_kwargs)
     HyCIRConfig(encoder_config=config)  # refuses an unsupported family before the weights are read
-    options = {"dtype": dtype, "attn_implementation": attn_implementation}
-    hub_kwargs |= {name: value for name, value in options.items() if value is not None}
     model_class = adapter_for(config).model_class
-    encoder, info = model_class.from_pretrained(name_or_path, output_loading_info=True, **hub_kwargs)
+    encoder, info = model_class.from_pretrained(name_or_path, output_loading_info=True, **loading)
     missing = sorted(name for name in info["missing_keys"] if not re.search(_UNUSED_WEIGHTS, name))
     if missing:
         raise ValueError(

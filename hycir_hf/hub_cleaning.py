@@ -7,33 +7,13 @@ from typing import Any
 
 import yaml
 
-from .names import is_hub_id
+from .names import is_hub_id, is_secret_key, secrets_in
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".txt", ".md", ".py", ".html", ".svg", ".yaml", ".yml", ".csv")
 _STRUCTURED_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")
 # Strings in these files are vocabulary, whatever they look like.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "vocab.txt", "merges.txt")
 
-# Matched after `_normalized`. A tokenizer's `pad_token` and a table's `sort_key` are not secrets: a token or key counts
-# only together with the name of a service or a purpose.
-_SECRET_KEY = re.compile(
-    r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
-    r"|(.*_)?(access|secret|private|ssh|signing|encryption)_key"
-    r"|(.*_)?(anthropic|aws|azure|cohere|comet|deepseek|gcp|gemini|github|gitlab|google|groq|hf|hub|huggingface|mistral"
-    r"|neptune|openai|openrouter|replicate|slack|together|wandb)_(key|token|pat)"
-    r"|((.*_)?(auth|access|api|bearer|private|refresh|session)_?)?token)"
-)
-_SECRET_VALUES = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    # Words joined by hyphens are a slug; a key has one long run of characters.
-    "an API key": re.compile(r"\bsk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|\bAIza[A-Za-z0-9_-]{35}"),
-    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}"),
-    "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
-    "a Slack token": re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
-    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
-}
 _WHOLE_PATH = re.compile(r"^((/[^/\n]+){2,}/?|~[\\/].*|\.\.?[\\/].*|[A-Za-z]:[\\/].*)$")
 # Within a text only the usual root folders count: "and/or" and the path of a URL are not local paths. A Windows path
 # needs two names, because code contains "Q:\n".
@@ -57,7 +37,7 @@ def clean_texts(texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     Raises:
         ValueError: If a text holds a secret, or is JSON or YAML that cannot be read.
     """
-    complaints = [f"{name} holds {what}" for name, text in texts.items() for what in _secrets(text)]
+    complaints = [f"{name} holds {what}" for name, text in texts.items() for what in secrets_in(text)]
     cleaners: dict[str, _Cleaner] = {}
     contents: dict[str, Any] = {}
     for name, text in texts.items():
@@ -130,15 +110,6 @@ def _json(content: Any, indent: int | None = None) -> str:
     return json.dumps(content, indent=indent) if re.search("[\ud800-\udfff]", text) else text
 
 
-def _secrets(text: str) -> list[str]:
-    return [what for what, pattern in _SECRET_VALUES.items() if pattern.search(text)]
-
-
-def _normalized(key: str) -> str:
-    """Convert a key to snake case: "clientSecret" and "client-secret" become "client_secret"."""
-    return re.sub(r"[-.\s]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)).lower()
-
-
 def _without_paths(text: str, local_paths: set[str]) -> str:
     """Replace local paths by their last name, except within a longer word or the path of a URL."""
     for path in sorted(local_paths, key=len, reverse=True):
@@ -184,7 +155,7 @@ class _Cleaner:
             return [self.clean(item, key) for item in value]
         if not isinstance(value, str) or not value:
             return value
-        if _SECRET_KEY.fullmatch(_normalized(key)):
+        if is_secret_key(key):
             self.secret_keys.append(key)
         return self._clean_text(value, key)
 

@@ -20,9 +20,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig
+from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig, split_arguments
 from .encoders_hycir import adapter_for, image_inputs_of, load_encoder
 from .losses import triplet_loss, zero_shot_loss
+from .mapper_hycir import PseudoTokenMapper
 from .weights_hycir import HyCIRPreTrainedModel, frozen, mark_initialized
 
 logger = logging.getLogger(__name__)
@@ -45,47 +46,6 @@ class HyCIROutput(ModelOutput):
     query_features: Tensor | None = None
     target_features: Tensor | None = None
     pseudo_tokens: Tensor | None = None
-
-
-class PseudoTokenMapper(nn.Module):
-    """The mapper M: an image feature to K pseudo-word tokens, `(I, D)` to `(I, K, H)`.
-
-    Paper: names no architecture for it. This is Pic2Word's: blocks of Linear-Dropout-ReLU, then an output layer, here
-    K x H wide. Its input is the encoder's projected image feature before normalisation, as in Pic2Word.
-    `mapper_activation="gelu"` gives the phi of SEARLE and LinCIR, Linear-GELU-Dropout. One order serves both, since
-    dropout and ReLU commute.
-
-    Attributes:
-        is_fresh (`bool`): Whether `HyCIRModel.from_encoder` made it and it was neither trained nor loaded since.
-    """
-
-    def __init__(self, config: HyCIRConfig) -> None:
-        super().__init__()
-        self.num_pseudo_tokens = config.num_pseudo_tokens
-        activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.mapper_activation]
-        layers: list[nn.Module] = []
-        width = config.feature_size
-        for _ in range(config.mapper_num_layers):
-            layers += [nn.Linear(width, config.mapper_hidden_size), activation(), nn.Dropout(config.mapper_dropout)]
-            width = config.mapper_hidden_size
-        self.blocks = nn.Sequential(*layers)
-        self.output = nn.Linear(width, config.num_pseudo_tokens * config.text_hidden_size)
-        self.is_fresh = False
-
-    def forward(self, image_features: Tensor) -> Tensor:
-        """Map image features `(I, D)` to pseudo tokens `(I, K, H)`."""
-        tokens = self.output(self.blocks(image_features))  # (I, K * H)
-        return tokens.unflatten(-1, (self.num_pseudo_tokens, -1))  # (I, K, H)
-
-    def train(self, mode: bool = True) -> "PseudoTokenMapper":
-        """Switch between training and evaluation. A mapper that was in training is no longer fresh."""
-        self.is_fresh = self.is_fresh and not mode
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Load, as torch does for this module or one around it. A loaded mapper is no longer fresh."""
-        super()._load_from_state_dict(*args, **kwargs)
-        self.is_fresh = False
 
 
 class HyCIRModel(HyCIRPreTrainedModel):
@@ -116,7 +76,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         *,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
-        **config_kwargs: Any,
+        **kwargs: Any,
     ) -> "HyCIRModel":
         """Build a model from a pretrained encoder and a fresh mapper, to be trained.
 
@@ -128,22 +88,35 @@ class HyCIRModel(HyCIRPreTrainedModel):
             dtype (`torch.dtype`, *optional*): Precision of encoder and mapper. By default the dtype of an encoder that
                 is given itself, and otherwise float32, in which a mapper trains best.
             attn_implementation (`str`, *optional*): The encoder's attention, for example "sdpa".
-            **config_kwargs: Further fields of `HyCIRConfig`.
+            **kwargs: Further fields of `HyCIRConfig`, and arguments of the encoder's `from_pretrained`: `revision`,
+                `token`, `cache_dir`, `device_map`, `quantization_config` and so on.
 
         Returns:
             `HyCIRModel`: In eval mode.
+
+        Raises:
+            TypeError: If an argument is unknown, or says how to load an encoder that is given itself.
         """
+        _, loading, fields = split_arguments(kwargs)
+        dtype = loading.pop("torch_dtype", None) if dtype is None else dtype
         if not isinstance(encoder, PreTrainedModel):
-            encoder = load_encoder(str(encoder), dtype=dtype or torch.float32, attn_implementation=attn_implementation)
+            loading |= {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+            encoder = load_encoder(str(encoder), dtype=dtype or torch.float32, **loading)
+        elif loading:
+            raise TypeError(f"from_encoder() got a loaded encoder, so it cannot use {sorted(loading)}. Leave them out.")
         else:
             encoder = encoder if dtype is None else encoder.to(dtype)
             if attn_implementation is not None:
                 encoder.set_attn_implementation(attn_implementation)
-        config_kwargs.setdefault("encoder_name_or_path", encoder.name_or_path or None)
-        config = HyCIRConfig(encoder_config=encoder.config, num_pseudo_tokens=num_pseudo_tokens, **config_kwargs)
+        place = encoder.name_or_path
+        if loading.get("subfolder"):  # a Hub id cannot name it, so a mapper_only save is refused
+            place = str(Path(place, loading["subfolder"])) if Path(place).is_dir() else None
+        fields.setdefault("encoder_name_or_path", place or None)
+        config = HyCIRConfig(encoder.config, num_pseudo_tokens, **fields)
         model = cls(config, encoder=encoder)
         model.mapper.is_fresh = True
-        return model.to(device=encoder.device, dtype=encoder.dtype).eval()
+        model.mapper.to(device=None if encoder.device.type == "meta" else encoder.device, dtype=encoder.dtype)
+        return model.eval()
 
     def forward(
         self,
@@ -245,8 +218,13 @@ class HyCIRModel(HyCIRPreTrainedModel):
         further = image_inputs_of(**image_inputs)
         if image_features is None:
             image_features = self._encode_images(pixel_values, **further)  # (I, D)
-        weight = self.mapper.output.weight
-        return self.mapper(image_features.to(device=weight.device, dtype=weight.dtype))  # (I, K, H)
+        # A quantized weight is no float, or no parameter at all. An offloaded one is on meta.
+        floats = [p for p in self.mapper.parameters() if p.is_floating_point() and p.dtype.itemsize > 1]
+        dtype = floats[0].dtype if floats else self.dtype
+        is_here = bool(floats) and floats[0].device.type != "meta"
+        return self.mapper(
+            image_features.to(floats[0].device if is_here else image_features.device, dtype)
+        )  # (I, K, H)
 
     def get_composed_features(
         self,
@@ -293,6 +271,16 @@ class HyCIRModel(HyCIRPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the text encoder's token embedding."""
         self._adapter.text_model(self.encoder).set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize, as transformers does. Then `config.encoder_name_or_path` is `None`: no such encoder is saved yet."""
+        before = self.get_input_embeddings().weight.shape[0]
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if (size := embeddings.weight.shape[0]) != before:
+            self._adapter.text_model(self.encoder).config.vocab_size = size
+            self.encoder.config.text_config.vocab_size = size
+            self.config.encoder_name_or_path = None
+        return embeddings
 
     def train(self, mode: bool = True) -> "HyCIRModel":
         """Switch the mapper between training and evaluation. The frozen encoder stays in eval mode."""

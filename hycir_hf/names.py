@@ -1,4 +1,4 @@
-"""Names of models and paths: what is a Hub id, what is a local folder, and how a path is shown to others.
+"""Names and secrets: what is a Hub id, a local folder or a credential, and how a path is shown to others.
 
 This file travels with the model files as remote code, so it imports nothing but the standard library.
 """
@@ -10,6 +10,27 @@ from pathlib import Path
 from typing import Any
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+# Matched in snake case. A tokenizer's `pad_token` and a table's `sort_key` are not secrets: a token or key counts
+# only together with the name of a service or a purpose.
+_SECRET_KEY = re.compile(
+    r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
+    r"|(.*_)?(access|secret|private|ssh|signing|encryption)_key"
+    r"|(.*_)?(anthropic|aws|azure|cohere|comet|deepseek|gcp|gemini|github|gitlab|google|groq|hf|hub|huggingface|mistral"
+    r"|neptune|openai|openrouter|replicate|slack|together|wandb)_(key|token|pat)"
+    r"|((.*_)?(auth|access|api|bearer|private|refresh|session)_?)?token)"
+)
+_SECRET_VALUES = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    # Words joined by hyphens are a slug; a key has one long run of characters.
+    "an API key": re.compile(r"\bsk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|\bAIza[A-Za-z0-9_-]{35}"),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}"),
+    "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "a Slack token": re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
+}
 
 
 def is_hub_id(name: Any) -> bool:
@@ -61,3 +82,27 @@ def public_path(text: str) -> str:
     if not path.is_absolute():
         return text
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def is_secret_key(key: str) -> bool:
+    """Tell whether a key, in any case, names a credential: "token", "hf_token", "clientSecret", "api-key"."""
+    normalized = re.sub(r"[-.\s]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)).lower()
+    return _SECRET_KEY.fullmatch(normalized) is not None
+
+
+def secrets_in(text: str) -> list[str]:
+    """Say which kinds of credentials a text holds."""
+    return [what for what, pattern in _SECRET_VALUES.items() if pattern.search(text)]
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a JSON value without the entries that hold a credential, at any depth."""
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_secrets(item)
+        for key, item in value.items()
+        if not (isinstance(item, str) and (is_secret_key(str(key)) or secrets_in(item)))
+    }

@@ -3,6 +3,7 @@
 Paper: Model architecture; the prompt is "a photo of [$ $ $ $], query text".
 """
 
+import inspect
 import logging
 import re
 from pathlib import Path
@@ -15,7 +16,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoToke
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .configuration_hycir import HUB_KEYS, RESERVED_PLACEHOLDER_ID, HyCIRConfig, is_prompt
+from .configuration_hycir import (
+    HUB_KEYS,
+    RESERVED_PLACEHOLDER_ID,
+    HyCIRConfig,
+    PrivateByDefault,
+    is_prompt,
+    split_arguments,
+)
 from .images_hycir import load_image
 
 logger = logging.getLogger(__name__)
@@ -27,7 +35,7 @@ _OFFSET_POSITIONS = ("altclip_text_model", "roberta", "xlm-roberta", "xlm-robert
 """Text encoders whose positions start after the padding id."""
 
 
-class HyCIRProcessor(ProcessorMixin):
+class HyCIRProcessor(PrivateByDefault, ProcessorMixin):
     """Prepare images and texts for `HyCIRModel`.
 
     Args:
@@ -75,17 +83,23 @@ class HyCIRProcessor(ProcessorMixin):
         Args:
             encoder (`str` or `Path`): Hub id or folder, as in `HyCIRModel.from_encoder`.
             num_pseudo_tokens (`int`): K.
-            **kwargs: Further arguments of this class.
+            **kwargs: Further arguments of this class, and those of `HyCIRModel.from_encoder`. Of these, the processor
+                uses what says where files are (`revision`, `token` and so on) and `trust_remote_code`.
 
         Returns:
             `HyCIRProcessor`
+
+        Raises:
+            TypeError: If an argument is unknown.
         """
-        config = HyCIRConfig(encoder_config=AutoConfig.from_pretrained(encoder)).encoder_config
-        tokenizer = AutoTokenizer.from_pretrained(encoder)
-        image_processor = _load_image_processor(encoder)
-        kwargs.setdefault("max_length", min(tokenizer.model_max_length, _num_positions(config.text_config)))
-        kwargs.setdefault("pad_to_max_length", config.model_type in _POOL_LAST_POSITION)
-        return cls(image_processor, tokenizer, num_pseudo_tokens=num_pseudo_tokens, **kwargs)
+        own, loading, _ = split_arguments(kwargs, inspect.signature(cls.__init__).parameters)
+        hub_kwargs: dict[str, Any] = {k: v for k, v in loading.items() if k in (*HUB_KEYS, "trust_remote_code")}
+        config = HyCIRConfig(encoder_config=AutoConfig.from_pretrained(encoder, **hub_kwargs)).encoder_config
+        tokenizer = AutoTokenizer.from_pretrained(encoder, **hub_kwargs)
+        image_processor = _load_image_processor(encoder, **hub_kwargs)
+        own.setdefault("max_length", min(tokenizer.model_max_length, _num_positions(config.text_config)))
+        own.setdefault("pad_to_max_length", config.model_type in _POOL_LAST_POSITION)
+        return cls(image_processor, tokenizer, num_pseudo_tokens=num_pseudo_tokens, **own)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -95,10 +109,6 @@ class HyCIRProcessor(ProcessorMixin):
         if "image_processor" not in kwargs:
             processor.image_processor = _load_image_processor(pretrained_model_name_or_path, **hub_kwargs)
         return processor
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the processor, as `ProcessorMixin.push_to_hub` does, but to a private repository by default."""
-        return super().push_to_hub(repo_id, **({"private": True} | kwargs))
 
     def __call__(
         self,

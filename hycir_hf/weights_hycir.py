@@ -1,9 +1,10 @@
 """A model's weights: saving and loading with or without the encoder, freezing, and the encoder's fingerprint."""
 
+import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
-from .configuration_hycir import HUB_KEYS, HyCIRConfig
-from .encoders_hycir import load_encoder
+from .configuration_hycir import HUB_KEYS, HyCIRConfig, PrivateByDefault, config_fields
+from .encoders_hycir import full_tensor, load_encoder
 from .names import is_hub_id
 
 _BEHAVIOUR_KEYS = ("model_type", "hidden_act", "num_attention_heads", "patch_size", "image_size", "eos_token_id")
 """Config values that change features but no weight. They are part of an encoder's fingerprint."""
 
 
-class HyCIRPreTrainedModel(PreTrainedModel):
+class HyCIRPreTrainedModel(PrivateByDefault, PreTrainedModel):
     """How `HyCIRModel` is saved and loaded: whole, or the mapper alone beside its encoder's name."""
 
     config_class = HyCIRConfig
@@ -44,15 +46,17 @@ class HyCIRPreTrainedModel(PreTrainedModel):
         if its file is in float16. Casting float32 weights to float16 may change it. The mapper has no part in it.
 
         Raises:
-            ValueError: If weights lie on the meta device (offloaded).
+            ValueError: If weights lie on the meta device, and accelerate has not offloaded them.
         """
-        tensors = sorted(self.encoder.state_dict().items())
-        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for _, t in tensors if not t.is_meta)
+        if self._fingerprint is not None and (_is_quantized(self) or _is_quantized(self.encoder)):
+            return self._fingerprint[1]
+        tensors = [t for t in self.encoder.state_dict().values() if torch.is_tensor(t) and not t.is_meta]
+        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
         if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = (state, fingerprint_of(self.encoder.config, tensors))
+            self._fingerprint = (state, fingerprint_of(self.encoder.config, _full_state_dict(self.encoder)))
         return self._fingerprint[1]
 
-    def save_pretrained(self, save_directory: str | Path, *, mapper_only: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *, mapper_only: bool = False, **kwargs: Any) -> None:
         """Save the model as safetensors in one folder.
 
         Args:
@@ -62,14 +66,21 @@ class HyCIRPreTrainedModel(PreTrainedModel):
             **kwargs: As in `PreTrainedModel.save_pretrained`.
 
         Raises:
-            ValueError: With `mapper_only`, if `config.encoder_name_or_path` is not set.
+            ValueError: With `mapper_only`, if `config.encoder_name_or_path` is not set, or is a local folder and the
+                save is pushed, or the model is quantized. Without, if the encoder alone is quantized.
         """
-        if mapper_only and not self.config.encoder_name_or_path:
+        name = self.config.encoder_name_or_path
+        if mapper_only and (not name or (kwargs.get("push_to_hub") and not is_hub_id(name))):
             raise ValueError(
-                "mapper_only=True needs the encoder's Hub id or folder in config.encoder_name_or_path, which is not "
-                "set. Save the encoder and set it to that folder, or save the whole model."
+                "mapper_only=True needs the encoder's Hub id or folder in config.encoder_name_or_path (for a push, its "
+                f"Hub id), but that is {name!r}. Save the encoder and set it to that place, or save the whole model."
             )
-        state_dict = kwargs.pop("state_dict", None) or self.state_dict()
+        if _is_quantized(self.encoder) or (mapper_only and _is_quantized(self)):
+            raise ValueError(
+                "The encoder is quantized, so what is saved here could not be loaded. Load the model or encoder "
+                "without quantization_config, give it this mapper's state dict, and save that."
+            )
+        state_dict = kwargs.pop("state_dict", None) or _full_state_dict(self)
         if mapper_only:
             state_dict = {name: value for name, value in state_dict.items() if name.startswith("mapper.")}
         self.config.encoder_fingerprint = self.encoder_fingerprint() if mapper_only else None
@@ -78,16 +89,8 @@ class HyCIRPreTrainedModel(PreTrainedModel):
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             self.config.mapper_only = False
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the whole model with its code. Arguments are as in `PreTrainedModel.push_to_hub`.
-
-        A new repository is private unless `private=False`. The name of a local encoder's folder is not uploaded. The
-        processor has its own `push_to_hub`.
-        """
-        kwargs.setdefault("private", True)
-        with without_local_encoder(self.config):
-            return super().push_to_hub(repo_id, **kwargs)
+        if kwargs.get("is_main_process", True):
+            _follow_umask(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,26 +100,28 @@ class HyCIRPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path (`str` or `Path`): Folder or Hub id.
             *args: As in `PreTrainedModel.from_pretrained`.
             **kwargs: As in `PreTrainedModel.from_pretrained`. `encoder_name_or_path` says where the encoder of a
-                `mapper_only` save lies now, if it has moved.
+                `mapper_only` save lies now, if it has moved. Other fields of `HyCIRConfig` override the saved ones.
 
         Raises:
             OSError: If a mapper's encoder cannot be read.
             ValueError: If a mapper's encoder is not the one that the mapper was trained on.
         """
         hub_kwargs: dict[str, Any] = {k: v for k, v in kwargs.items() if k in HUB_KEYS}
-        config = kwargs.get("config")
+        config, fields = kwargs.get("config"), {}
         if not isinstance(config, PreTrainedConfig) and pretrained_model_name_or_path is not None:
-            config = HyCIRConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_kwargs)
+            fields = {k: v for k, v in kwargs.items() if k in config_fields()}
+            config = HyCIRConfig.from_pretrained(config or pretrained_model_name_or_path, **hub_kwargs, **fields)
         if config is None or not config.mapper_only or pretrained_model_name_or_path is None:
             return frozen(super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
         config = copy.deepcopy(config)
         config.mapper_only = False
         config.encoder_name_or_path = kwargs.pop("encoder_name_or_path", config.encoder_name_or_path)
         kwargs["config"] = config
-        kwargs["state_dict"] = _read_split_weights(pretrained_model_name_or_path, config, hub_kwargs)
+        variant = kwargs.pop("variant", None)
+        kwargs["state_dict"] = _read_split_weights(pretrained_model_name_or_path, config, variant, hub_kwargs)
         if kwargs.setdefault("dtype", kwargs.pop("torch_dtype", "auto")) == "auto":
             kwargs["dtype"] = kwargs["state_dict"]["mapper.output.weight"].dtype
-        for name in ("use_safetensors", *hub_kwargs):
+        for name in ("use_safetensors", *hub_kwargs, *fields):
             kwargs.pop(name, None)
         loaded = frozen(super().from_pretrained(None, *args, **kwargs))
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -134,7 +139,14 @@ def frozen(loaded: Any) -> Any:
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.encoder.requires_grad_(False)
     model.encoder.eval()
+    if _is_quantized(model) or _is_quantized(model.encoder):
+        # Now, and never again: after a forward pass, bitsandbytes' 4-bit layers give and keep wrong scales (0.50, CPU).
+        model.encoder_fingerprint()
     return loaded
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return getattr(module, "hf_quantizer", None) is not None
 
 
 def mark_initialized(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -144,45 +156,47 @@ def mark_initialized(encoder: PreTrainedModel) -> PreTrainedModel:
     return encoder
 
 
-@contextmanager
-def without_local_encoder(config: HyCIRConfig) -> Iterator[None]:
-    """Hide `encoder_name_or_path` where it is a local folder, while a config is written for others."""
-    name = config.encoder_name_or_path
-    config.encoder_name_or_path = name if is_hub_id(name) else None
-    try:
-        yield
-    finally:
-        config.encoder_name_or_path = name
-
-
-def fingerprint_of(encoder_config: Any, tensors: list[tuple[str, Tensor]]) -> str:
-    """Hash an encoder's weights (as bfloat16) and the config values that change features: 16 hex digits.
-
-    Raises:
-        ValueError: If a weight lies on the meta device (offloaded). The message names it.
-    """
+def fingerprint_of(encoder_config: Any, state_dict: dict[str, Any]) -> str:
+    """Hash an encoder's weights (as bfloat16) and the config values that change features: 16 hex digits."""
     digest = hashlib.sha256()
     for config in (encoder_config, encoder_config.text_config, encoder_config.vision_config):
         digest.update(repr([(key, getattr(config, key, None)) for key in _BEHAVIOUR_KEYS]).encode())
-    for name, tensor in tensors:
-        if tensor.is_meta:
-            raise ValueError(
-                f"The encoder's fingerprint needs all weights in memory, but {name} is offloaded. Load the model "
-                "without offloading."
+    for name, value in sorted(state_dict.items()):
+        for part in value if isinstance(value, tuple) else (value,):  # dynamic quantization's weight and bias
+            tensor = (
+                part if torch.is_tensor(part) else torch.frombuffer(bytearray(repr(part), "utf-8"), dtype=torch.uint8)
             )
-        value = tensor.detach().cpu()
-        value = value.to(torch.bfloat16) if value.is_floating_point() else value
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            tensor = tensor.dequantize() if tensor.is_quantized else tensor.detach().cpu()
+            tensor = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _read_split_weights(folder: Any, config: HyCIRConfig, hub_kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def _full_state_dict(module: nn.Module) -> dict[str, Any]:
+    """Return a module's state dict. Weights that accelerate has offloaded are read back."""
+    state = module.state_dict()
+    return {
+        name: full_tensor(module, name, value) if torch.is_tensor(value) else value for name, value in state.items()
+    }
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give weights the mode of the config beside them. safetensors writes files that no other user may read."""
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(PermissionError):  # another user's, from an earlier save
+            shutil.copymode(folder / CONFIG_NAME, path)
+
+
+def _read_split_weights(
+    folder: Any, config: HyCIRConfig, variant: str | None, hub_kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
     """Read a mapper that was saved alone, and the encoder that it was trained on, as one state dict.
 
     Args:
         folder (`str` or `Path`): The mapper's folder or Hub id. A relative encoder folder is looked up from there.
         config (`HyCIRConfig`): The mapper's.
+        variant (`str`, *optional*): As in `from_pretrained`, of the mapper's files.
         hub_kwargs (`dict`): The arguments of `HUB_KEYS` that `from_pretrained` was given.
 
     Raises:
@@ -199,11 +213,27 @@ def _read_split_weights(folder: Any, config: HyCIRConfig, hub_kwargs: dict[str, 
             f"The encoder of the mapper in {folder} cannot be read. The mapper was saved without it, and expects it at "
             f"{source}. Pass its place: from_pretrained(..., encoder_name_or_path=...). ({error})"
         ) from error
-    found = fingerprint_of(encoder.config, sorted(encoder.state_dict().items()))
+    found = fingerprint_of(encoder.config, encoder.state_dict())
     if found != config.encoder_fingerprint:
         raise ValueError(
             f"The mapper in {folder} was trained on an encoder with the fingerprint {config.encoder_fingerprint}, but "
             f"the encoder at {source} has {found}. Restore that encoder, or train the mapper again on this one."
         )
-    weights = load_file(cached_file(folder, SAFE_WEIGHTS_NAME, **hub_kwargs))
-    return weights | {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    for path in _find_weights(folder, variant, hub_kwargs):
+        weights |= load_file(path)
+    return weights
+
+
+def _find_weights(folder: Any, variant: str | None, hub_kwargs: dict[str, Any]) -> list[str]:
+    """Find the file of weights in a folder or repository, or its shards."""
+    whole, index = (_with_variant(name, variant) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    path = cached_file(folder, whole, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    if path is not None:
+        return [path]
+    return get_checkpoint_shard_files(folder, cached_file(folder, index, **hub_kwargs), **hub_kwargs)[0]
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{suffix}"

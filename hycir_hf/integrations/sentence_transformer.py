@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
-from ..weights_hycir import without_local_encoder
 
 try:
     from sentence_transformers import SentenceTransformer
@@ -77,12 +76,8 @@ class HyCIRModule(InputModule):
         return self.model.config.feature_size
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save model and processor with their own `save_pretrained`. The folder also loads as a `HyCIRModel`.
-
-        The name of a local encoder's folder is left out, since `push_to_hub` uploads what this writes.
-        """
-        with without_local_encoder(self.model.config):
-            self.model.save_pretrained(output_path)
+        """Save model and processor with their own `save_pretrained`. The folder also loads as a `HyCIRModel`."""
+        self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 
     @classmethod
