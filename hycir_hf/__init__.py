@@ -13,7 +13,7 @@ _MODULE_OF_NAME = {
     "HyCIRConfig": "configuration_hycir",
     "HyCIRModel": "modeling_hycir",
     "HyCIROutput": "modeling_hycir",
-    "PseudoTokenMapper": "modeling_hycir",
+    "PseudoTokenMapper": "mapper_hycir",
     "HyCIRProcessor": "processing_hycir",
     "Gallery": "retrieval",
     "ImageRetriever": "retriever",
@@ -35,7 +35,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .configuration_hycir import HyCIRConfig
-    from .modeling_hycir import HyCIRModel, HyCIROutput, PseudoTokenMapper
+    from .mapper_hycir import PseudoTokenMapper
+    from .modeling_hycir import HyCIRModel, HyCIROutput
     from .processing_hycir import HyCIRProcessor
     from .retrieval import Gallery, RetrievalResults
     from .retriever import ImageRetriever
