@@ -18,7 +18,8 @@ class ModelTester:
     """What the common tests ask for: a tiny config and inputs for it."""
 
     is_training = True
-    batch_size, seq_length, num_hidden_layers = 4, 9, 2
+    batch_size, seq_length = 7, 9
+    num_hidden_layers, num_attention_heads, hidden_size = 2, 4, 32
 
     def __init__(self, family):
         self.encoder_config = encoder_config(family)
@@ -46,6 +47,7 @@ class ModelTester:
 class HyCIRTests(ModelTesterMixin):
     all_model_classes = (HyCIRModel,)
     family = None
+    additional_model_inputs = ("pixel_values",)
     _is_composite = True
 
     def setUp(self):
