@@ -10,6 +10,7 @@ import importlib
 import subprocess
 import sys
 import tarfile
+import tempfile
 import types
 from pathlib import Path
 
@@ -37,20 +38,20 @@ def download(version=transformers.__version__, cache=CACHE):
     """
     folder = cache / f"transformers-{version}" / "tests"
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "transformers-tests.lock"):
+    with FileLock(cache / "transformers-tests.lock"), tempfile.TemporaryDirectory(dir=cache) as work:
         if not folder.exists():
-            work = cache / "transformers-tests.part"
             command = ["download", "--no-binary", "transformers", "--no-deps", f"transformers=={version}"]
             options = ["--dest", work, "--retries", "1", "--timeout", "15", "--quiet", "--disable-pip-version-check"]
             pip = subprocess.run([sys.executable, "-m", "pip", *command, *options], capture_output=True, text=True)
             if pip.returncode:
                 raise OSError(pip.stderr.strip())
-            with tarfile.open(next(work.glob("*.tar.gz"))) as archive:
+            with tarfile.open(next(Path(work).glob("*.tar.gz"))) as archive:
                 inside = [item for item in archive if item.name.startswith(f"transformers-{version}/tests/")]
                 archive.extractall(work, members=inside, filter="data")
-            (work / folder.parent.name / "tests" / "__init__.py").touch()  # test_configuration_common looks for it
+            tests = Path(work, f"transformers-{version}", "tests")
+            (tests / "__init__.py").touch()  # test_configuration_common looks for it
             folder.parent.mkdir(exist_ok=True)
-            (work / folder.parent.name / "tests").replace(folder)
+            tests.replace(folder)
     return folder
 
 
