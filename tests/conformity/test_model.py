@@ -1,5 +1,6 @@
 """transformers' own tests of models and configs, on HyCIR around a tiny CLIP and a tiny BLIP."""
 
+import json
 import unittest
 
 import torch
@@ -52,7 +53,11 @@ class HyCIRTests(ModelTesterMixin):
 
     def setUp(self):
         self.model_tester = ModelTester(self.family)
-        self.config_tester = ConfigTester(self, HyCIRConfig, has_text_modality=False, num_pseudo_tokens=2)
+        values = json.loads(self.model_tester.get_config().to_json_string(use_diff=False))
+        names = ("encoder_config", "num_pseudo_tokens", "placeholder_token_id", "mapper_hidden_size", "prompt")
+        self.config_tester = ConfigTester(
+            self, HyCIRConfig, has_text_modality=False, common_properties=list(names), **{k: values[k] for k in names}
+        )
 
     def test_config(self):
         self.config_tester.run_common_tests()
