@@ -18,9 +18,11 @@ syncir: environment  ## triplets from unlabeled images, live: writes demo/syncir
 	$(BIN)/python examples/emoji/build_syncir.py --split heldout_concepts --max-pairs 96 --caption-threshold 0.3 --output demo/syncir
 
 test: environment lint  ## lint, then all tests that take less than 10 seconds each
+	$(BIN)/python tests/conformity/referee.py
 	$(BIN)/python -m pytest -n auto -m "not gpu and not slow"
 
 test-all: environment lint  ## lint, then all tests
+	$(BIN)/python tests/conformity/referee.py
 	$(BIN)/python -m pytest -n auto -m "not gpu"
 
 lint: environment  ## format, lint, spelling, types, import direction

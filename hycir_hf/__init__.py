@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _MODULE_OF_NAME = {
     "HyCIRConfig": "configuration_hycir",
     "HyCIRModel": "modeling_hycir",
-    "HyCIROutput": "modeling_hycir",
+    "HyCIROutput": "outputs_hycir",
     "PseudoTokenMapper": "mapper_hycir",
     "HyCIRProcessor": "processing_hycir",
     "Gallery": "retrieval",
@@ -36,7 +36,8 @@ __all__ = [
 if TYPE_CHECKING:
     from .configuration_hycir import HyCIRConfig
     from .mapper_hycir import PseudoTokenMapper
-    from .modeling_hycir import HyCIRModel, HyCIROutput
+    from .modeling_hycir import HyCIRModel
+    from .outputs_hycir import HyCIROutput
     from .processing_hycir import HyCIRProcessor
     from .retrieval import Gallery, RetrievalResults
     from .retriever import ImageRetriever

@@ -83,7 +83,9 @@ class HyCIRConfig(PrivateByDefault, PreTrainedConfig):
     """
 
     model_type = "hycir"
-    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012 - the name and form that transformers reads
+    # The names and forms that transformers reads. Its Trainer does not collect the second's outputs.
+    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["pseudo_tokens", "hidden_states", "attentions"]  # noqa: RUF012
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BlipForImageTextRetrieval
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_hycir import HUB_KEYS, HyCIRConfig
@@ -21,7 +22,11 @@ _UNUSED_WEIGHTS = r"pooler|position_ids|crossattention|itm_head|logit_scale"
 
 
 class DualEncoder:
-    """Reads every encoder whose `get_*_features` give the joint space (the CLIP and SigLIP families)."""
+    """Reads every encoder whose `get_*_features` give the joint space (the CLIP and SigLIP families).
+
+    Each output's `pooler_output` holds the features in the joint space, not normalised. `**further` may ask for
+    `output_hidden_states` and `output_attentions`.
+    """
 
     model_class: Any = AutoModel
 
@@ -29,27 +34,32 @@ class DualEncoder:
         """Build an encoder with random weights."""
         return AutoModel.from_config(encoder_config)
 
-    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
-        """Encode images into the joint space: `(I, D)`, not normalised."""
-        return encoder.get_image_features(pixel_values=pixel_values, **image_inputs).pooler_output
+    def image_output(
+        self, encoder: PreTrainedModel, pixel_values: Tensor, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode images: features `(I, D)`."""
+        return encoder.get_image_features(pixel_values=pixel_values, **further)
 
-    def text_features(self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Encode texts `(B, L)` into the joint space: `(B, D)`, not normalised."""
-        return encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    def text_output(
+        self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts `(B, L)`: features `(B, D)`."""
+        return encoder.get_text_features(input_ids=input_ids, attention_mask=attention_mask, **further)
 
-    def prompt_features(
+    def prompt_output(
         self,
         encoder: PreTrainedModel,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         is_placeholder: Tensor,
         pseudo_tokens: Tensor,
-    ) -> Tensor:
-        """Encode prompts `(B, L)` with pseudo tokens `(I, K, H)` at their placeholders: `(B, D)`, not normalised."""
+        **further: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode prompts `(B, L)` with pseudo tokens `(I, K, H)` at their placeholders: features `(B, D)`."""
         text_model = self.text_model(encoder)
         ids = input_ids.masked_fill(is_placeholder, _filler_id(encoder.config.text_config))
         with _write_pseudo_tokens(text_model.get_input_embeddings(), is_placeholder, pseudo_tokens):
-            return self.text_features(encoder, ids, attention_mask)
+            return self.text_output(encoder, ids, attention_mask, **further)
 
     def text_model(self, encoder: PreTrainedModel) -> PreTrainedModel:
         """Return the text side, which owns the token embedding."""
@@ -63,9 +73,11 @@ class DualEncoder:
 class Siglip2(DualEncoder):
     """Reads SigLIP 2, whose images are patches with a mask and the shape of their grid."""
 
-    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
-        """See `DualEncoder.image_features`."""
-        if len(image_inputs) < 2:
+    def image_output(
+        self, encoder: PreTrainedModel, pixel_values: Tensor, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """See `DualEncoder.image_output`."""
+        if not {"pixel_attention_mask", "spatial_shapes"} <= further.keys():
             raise ValueError(
                 "SigLIP 2 needs pixel_values, pixel_attention_mask and spatial_shapes together. Pass all three as the "
                 "processor makes them. Pass targets as target_features, from get_image_features."
@@ -76,7 +88,7 @@ class Siglip2(DualEncoder):
                 "SigLIP 2 casts images to the precision of vision_model.embeddings.patch_embedding, which is quantized "
                 'here. Leave that layer out: with bitsandbytes, by llm_int8_skip_modules=["patch_embedding"].'
             )
-        return super().image_features(encoder, pixel_values, **image_inputs)
+        return super().image_output(encoder, pixel_values, **further)
 
 
 class BlipRetrieval(DualEncoder):
@@ -88,15 +100,21 @@ class BlipRetrieval(DualEncoder):
         """See `DualEncoder.build`."""
         return BlipForImageTextRetrieval._from_config(encoder_config)
 
-    def image_features(self, encoder: PreTrainedModel, pixel_values: Tensor, **image_inputs: Tensor) -> Tensor:
-        """See `DualEncoder.image_features`."""
-        states = encoder.vision_model(pixel_values=pixel_values).last_hidden_state
-        return encoder.vision_proj(states[:, 0])  # (I, D)
+    def image_output(
+        self, encoder: PreTrainedModel, pixel_values: Tensor, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """See `DualEncoder.image_output`."""
+        output = encoder.vision_model(pixel_values=pixel_values, **further)
+        output.pooler_output = encoder.vision_proj(output.last_hidden_state[:, 0])  # (I, D)
+        return output
 
-    def text_features(self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """See `DualEncoder.text_features`."""
-        states = encoder.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return encoder.text_proj(states[:, 0])  # (B, D)
+    def text_output(
+        self, encoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """See `DualEncoder.text_output`."""
+        output = encoder.text_encoder(input_ids=input_ids, attention_mask=attention_mask, **further)
+        output.pooler_output = encoder.text_proj(output.last_hidden_state[:, 0])  # (B, D)
+        return output
 
     def text_model(self, encoder: PreTrainedModel) -> PreTrainedModel:
         """See `DualEncoder.text_model`."""

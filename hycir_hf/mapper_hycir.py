@@ -36,7 +36,12 @@ class PseudoTokenMapper(nn.Module):
         self.is_fresh = False
 
     def forward(self, image_features: Tensor) -> Tensor:
-        """Map image features `(I, D)` to pseudo tokens `(I, K, H)`."""
+        """Map image features `(I, D)`, in any precision and on any device, to pseudo tokens `(I, K, H)`."""
+        # A quantized weight is no float, or no parameter at all. An offloaded one is on meta.
+        floats = [p for p in self.parameters() if p.is_floating_point() and p.dtype.itemsize > 1]
+        if floats:
+            is_here = floats[0].device.type != "meta"
+            image_features = image_features.to(floats[0].device if is_here else image_features.device, floats[0].dtype)
         tokens = self.output(self.blocks(image_features))  # (I, K * H)
         return tokens.unflatten(-1, (self.num_pseudo_tokens, -1))  # (I, K, H)
 

@@ -8,7 +8,6 @@ hidden width.
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_hycir import RESERVED_PLACEHOLDER_ID, HyCIRConfig, split_arguments
 from .encoders_hycir import adapter_for, image_inputs_of, load_encoder
 from .losses import triplet_loss, zero_shot_loss
 from .mapper_hycir import PseudoTokenMapper
+from .outputs_hycir import HyCIROutput, features_of, further_outputs
 from .weights_hycir import HyCIRPreTrainedModel, frozen, mark_initialized
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class HyCIROutput(ModelOutput):
-    """What `HyCIRModel.forward` returns.
-
-    Attributes:
-        loss (`torch.FloatTensor` of shape `()`): L_ZS (Eq. 2) or L_triplet (Eq. 3), if it was asked for.
-        logits_per_query (`torch.FloatTensor` of shape `(B, B)`): Cosine similarities times the encoder's logit scale.
-        query_features (`torch.FloatTensor` of shape `(B, D)`): Composed features, unit L2 norm.
-        target_features (`torch.FloatTensor` of shape `(B, D)`): Unit L2 norm. Without targets, the reference images'.
-        pseudo_tokens (`torch.FloatTensor` of shape `(I, K, H)`): The mapper's output.
-    """
-
-    loss: Tensor | None = None
-    logits_per_query: Tensor | None = None
-    query_features: Tensor | None = None
-    target_features: Tensor | None = None
-    pseudo_tokens: Tensor | None = None
 
 
 class HyCIRModel(HyCIRPreTrainedModel):
@@ -118,6 +100,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         model.mapper.to(device=None if encoder.device.type == "meta" else encoder.device, dtype=encoder.dtype)
         return model.eval()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -129,6 +112,8 @@ class HyCIRModel(HyCIRPreTrainedModel):
         pixel_attention_mask: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
         return_loss: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> HyCIROutput:
         """Compose the queries and, with `return_loss`, score them against their targets.
 
@@ -145,6 +130,10 @@ class HyCIRModel(HyCIRPreTrainedModel):
             pixel_attention_mask (*optional*): SigLIP 2's further input for the reference images.
             spatial_shapes (*optional*): Likewise. Both are named: transformers' trainer drops columns that are not.
             return_loss (`bool`): Whether to compute the loss.
+            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states of the
+                prompts. The images' come from `get_image_features`. The default is the config's.
+            output_attentions (`bool`, *optional*): Likewise its attentions, which "eager" attention alone gives.
+            return_dict (`bool`, *optional*): `False` gives the output as a tuple. The default is the config's.
 
         Raises:
             ValueError: If inputs are missing, or placeholders, images and targets do not match in number.
@@ -153,11 +142,14 @@ class HyCIRModel(HyCIRPreTrainedModel):
             raise ValueError("HyCIRModel needs composed prompts as input_ids. Make them with HyCIRProcessor.")
         if image_features is None:
             image_inputs = image_inputs_of(pixel_attention_mask, spatial_shapes)
-            image_features = self._encode_images(pixel_values, **image_inputs)  # (I, D)
+            image_features = self._encode_images(pixel_values, **image_inputs).pooler_output  # (I, D)
         pseudo_tokens = self.get_pseudo_tokens(image_features=image_features)  # (I, K, H)
-        query_features = F.normalize(self._encode_prompts(input_ids, attention_mask, pseudo_tokens), dim=-1)  # (B, D)
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        further = {name: getattr(self.config, name) if value is None else value for name, value in wanted.items()}
+        prompts = self._encode_prompts(input_ids, attention_mask, pseudo_tokens, **further)
+        query_features = F.normalize(prompts.pooler_output, dim=-1)  # (B, D)
         if target_features is None and target_pixel_values is not None:
-            target_features = self._encode_images(target_pixel_values)  # (B, D)
+            target_features = self._encode_images(target_pixel_values).pooler_output  # (B, D)
         loss_function = zero_shot_loss if target_features is None else triplet_loss
         targets = image_features if target_features is None else target_features
         targets = F.normalize(targets.to(query_features), dim=-1)  # (B, D)
@@ -168,26 +160,48 @@ class HyCIRModel(HyCIRPreTrainedModel):
         if return_loss:
             # In evaluation the processes' last batches may differ in size, and a gather would wait forever.
             loss = loss_function(query_features, targets, logit_scale, gather=self.training)
-        return HyCIROutput(loss, logits, query_features, targets, pseudo_tokens)
+        states = (prompts.hidden_states, prompts.attentions)
+        return HyCIROutput(loss, logits, query_features, targets, pseudo_tokens, *states)
 
-    def get_image_features(self, pixel_values: Tensor, normalize: bool = True, **image_inputs: Tensor | None) -> Tensor:
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        normalize: bool = True,
+        return_dict: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **image_inputs: Tensor | None,
+    ) -> Tensor | BaseModelOutputWithPooling:
         """Encode images (paper: f_img).
+
+        transformers' own models return an output object. This returns the features alone, unless more is asked for.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(I, 3, height, width)`): Images from the processor.
             normalize (`bool`): `False` gives the features that `get_pseudo_tokens` takes as `image_features`.
+            return_dict (`bool`, *optional*): `True` gives the encoder's output object with the features as its
+                `pooler_output`, `False` gives it as a tuple.
+            output_hidden_states (`bool`): Whether to return the object, with the hidden states of all layers.
+            output_attentions (`bool`): Likewise with the attentions, which "eager" attention alone gives.
             **image_inputs: SigLIP 2's further inputs.
 
         Returns:
             `torch.FloatTensor` of shape `(I, D)`: Unit L2 norm, unless `normalize=False`.
         """
-        features = self._encode_images(pixel_values, **image_inputs)  # (I, D)
-        return F.normalize(features, dim=-1) if normalize else features
+        further = further_outputs(output_hidden_states, output_attentions)
+        output = self._encode_images(pixel_values, **image_inputs_of(**image_inputs), **further)
+        return features_of(output, normalize, True if further and return_dict is None else return_dict)
 
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, normalize: bool = True
-    ) -> Tensor:
-        """Encode plain texts, `(B, L)`, into `(B, D)` of unit L2 norm, unless `normalize=False`.
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        normalize: bool = True,
+        return_dict: bool | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Tensor | BaseModelOutputWithPooling:
+        """Encode plain texts, `(B, L)`, into `(B, D)`. The further arguments are those of `get_image_features`.
 
         Raises:
             ValueError: If the texts hold placeholders. Those are for `get_composed_features`.
@@ -199,8 +213,9 @@ class HyCIRModel(HyCIRPreTrainedModel):
                     f"get_text_features takes plain texts, but input_ids holds {found} placeholders. Make the texts "
                     "with processor(text=..., compose=False), or call get_composed_features."
                 )
-        features = self._adapter.text_features(self.encoder, input_ids, attention_mask)  # (B, D)
-        return F.normalize(features, dim=-1) if normalize else features
+        further = further_outputs(output_hidden_states, output_attentions)
+        output = self._adapter.text_output(self.encoder, input_ids, attention_mask, **further)
+        return features_of(output, normalize, True if further and return_dict is None else return_dict)
 
     def get_pseudo_tokens(
         self, image_features: Tensor | None = None, pixel_values: Tensor | None = None, **image_inputs: Tensor | None
@@ -217,14 +232,8 @@ class HyCIRModel(HyCIRPreTrainedModel):
         """
         further = image_inputs_of(**image_inputs)
         if image_features is None:
-            image_features = self._encode_images(pixel_values, **further)  # (I, D)
-        # A quantized weight is no float, or no parameter at all. An offloaded one is on meta.
-        floats = [p for p in self.mapper.parameters() if p.is_floating_point() and p.dtype.itemsize > 1]
-        dtype = floats[0].dtype if floats else self.dtype
-        is_here = bool(floats) and floats[0].device.type != "meta"
-        return self.mapper(
-            image_features.to(floats[0].device if is_here else image_features.device, dtype)
-        )  # (I, K, H)
+            image_features = self._encode_images(pixel_values, **further).pooler_output  # (I, D)
+        return self.mapper(image_features)  # (I, K, H)
 
     def get_composed_features(
         self,
@@ -256,7 +265,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         further = image_inputs_of(**image_inputs)
         if pseudo_tokens is None:
             pseudo_tokens = self.get_pseudo_tokens(image_features, pixel_values, **further)  # (I, K, H)
-        features = self._encode_prompts(input_ids, attention_mask, pseudo_tokens)  # (B, D)
+        features = self._encode_prompts(input_ids, attention_mask, pseudo_tokens).pooler_output  # (B, D)
         return F.normalize(features, dim=-1) if normalize else features
 
     @property
@@ -293,24 +302,27 @@ class HyCIRModel(HyCIRPreTrainedModel):
         return self
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """Switch checkpointing on the text side, the only part of the encoder that gradients pass through."""
+        """Switch checkpointing. It acts on the text side, the only part of the encoder that gradients pass through."""
+        super()._set_gradient_checkpointing(*args, **kwargs)
         self._adapter.text_model(self.encoder)._set_gradient_checkpointing(*args, **kwargs)
         self.train(self.training)
 
-    def _encode_images(self, pixel_values: Tensor | None, **image_inputs: Tensor | None) -> Tensor:
-        """Encode images into the joint space: `(I, D)`, not normalised."""
-        further = image_inputs_of(**image_inputs)
+    def _encode_images(self, pixel_values: Tensor | None, **further: Any) -> BaseModelOutputWithPooling:
+        """Encode images: features `(I, D)` as `pooler_output`, not normalised."""
         if pixel_values is None:
             raise ValueError(
                 "HyCIRModel needs the reference images as pixel_values or image_features. Make pixel_values with "
                 "HyCIRProcessor, or image_features with get_image_features(..., normalize=False)."
             )
-        return self._adapter.image_features(self.encoder, pixel_values.to(self.dtype), **further)
+        return self._adapter.image_output(self.encoder, pixel_values.to(self.dtype), **further)
 
     @torch.compiler.disable
-    def _encode_prompts(self, input_ids: Tensor, attention_mask: Tensor | None, pseudo_tokens: Tensor) -> Tensor:
-        """Run the text encoder on prompts whose placeholders become the pseudo tokens: `(B, D)`, not normalised.
+    def _encode_prompts(
+        self, input_ids: Tensor, attention_mask: Tensor | None, pseudo_tokens: Tensor, **further: Any
+    ) -> BaseModelOutputWithPooling:
+        """Run the text encoder on prompts whose placeholders become the pseudo tokens.
 
+        Its `pooler_output` holds the features `(B, D)`, not normalised.
         It always runs eagerly, since compiled code would not see the hook that writes the tokens.
         """
         if self.mapper.is_fresh:
@@ -328,7 +340,9 @@ class HyCIRModel(HyCIRPreTrainedModel):
                 "Give each prompt its images, and make the prompts with a HyCIRProcessor whose num_pseudo_tokens is "
                 f"{pseudo_tokens.shape[1]}."
             )
-        return self._adapter.prompt_features(self.encoder, input_ids, attention_mask, is_placeholder, pseudo_tokens)
+        return self._adapter.prompt_output(
+            self.encoder, input_ids, attention_mask, is_placeholder, pseudo_tokens, **further
+        )
 
 
 AutoModel.register(HyCIRConfig, HyCIRModel, exist_ok=True)

@@ -29,7 +29,7 @@ class HyCIRPreTrainedModel(PrivateByDefault, PreTrainedModel):
 
     config_class = HyCIRConfig
     base_model_prefix = "hycir"
-    main_input_name = "pixel_values"
+    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     # What really runs is the encoder, which checks the asked-for attention for itself.

@@ -56,11 +56,11 @@ def with_placeholders(ids, start, placeholder):
 
 
 def composed(model, ids, mask, tokens):
-    return model._encode_prompts(ids, mask, tokens)
+    return model._encode_prompts(ids, mask, tokens).pooler_output
 
 
 def plain(model, ids, mask):
-    return model._adapter.text_features(model.encoder, ids, mask)
+    return model._adapter.text_output(model.encoder, ids, mask).pooler_output
 
 
 # --- injection and pooling

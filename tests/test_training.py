@@ -92,7 +92,7 @@ def test_zero_shot_term_is_pic2words_loss(settings):
         tokens = model.mapper(images.pooler_output)
         ids = processor(text=[""] * 8)["input_ids"]
         ids = F.pad(ids, (0, MAX_LENGTH - ids.shape[1]), value=processor.tokenizer.pad_token_id)
-        texts = F.normalize(model._encode_prompts(ids, None, tokens), dim=-1)
+        texts = F.normalize(model._encode_prompts(ids, None, tokens).pooler_output, dim=-1)
         images = F.normalize(images.pooler_output, dim=-1)
         scale = model.encoder.logit_scale.exp()
         labels = torch.arange(8)
