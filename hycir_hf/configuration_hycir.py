@@ -52,6 +52,7 @@ class HyCIRConfig(PreTrainedConfig):
     """
 
     model_type = "hycir"
+    attribute_map = {"projection_dim": "feature_size"}  # noqa: RUF012 - the name that other libraries ask for
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012 - the name and form that transformers reads
 
     def __init__(
