@@ -38,7 +38,8 @@ class _Registrar(threading.local):
         """Find a module of the two packages by the other finders, and wrap its execution."""
         if name.partition(".")[0] not in ("transformers", "hycir_hf"):
             return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = self._counted(spec.loader.exec_module)  # type: ignore[method-assign]

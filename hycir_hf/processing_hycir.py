@@ -205,7 +205,7 @@ class HyCIRProcessor(PromptBuilder):
         saved = self.tokenizer.init_kwargs if self.tokenizer.init_kwargs.get("padding") else {}
         known = {"common_kwargs", *HyCIRProcessorKwargs.__annotations__, *ImagesKwargs.__annotations__}
         known |= set(getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", ()))
-        given = self._merge_kwargs(tokenizer_init_kwargs=saved, **{k: v for k, v in kwargs.items() if k != "text"})
+        given = self._merge_kwargs(tokenizer_init_kwargs=saved, **kwargs)
         unknown = (set(kwargs) - known | set(given["text_kwargs"])) - set(HyCIRTextKwargs.__annotations__)
         if unknown:
             raise TypeError(f"HyCIRProcessor takes no argument {sorted(unknown)}. Its docstring lists those it takes.")
@@ -224,12 +224,13 @@ class HyCIRProcessor(PromptBuilder):
         return [len(row) for row in rows]
 
     def decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        """Decode ids, or several rows of them, as the tokenizer does. A placeholder's id prints as `[$]`."""
+        """Decode ids, or several rows of them, as the tokenizer does. The reserved placeholder id prints as `[$]`."""
         ids = to_py_obj(token_ids)
         if isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple):
             return [self.decode(row, *args, **kwargs) for row in ids]
         parts: list[str] = []
-        for is_placeholder, group in groupby([ids] if isinstance(ids, int) else ids, RESERVED_PLACEHOLDER_ID.__eq__):
+        rows = groupby(ids if isinstance(ids, list | tuple) else [ids], lambda id_: id_ == RESERVED_PLACEHOLDER_ID)
+        for is_placeholder, group in rows:
             row = list(group)
             parts += ["[$]"] * len(row) if is_placeholder else [self.tokenizer.decode(row, *args, **kwargs)]
         return " ".join(part for part in parts if part)

@@ -247,7 +247,7 @@ def test_compose_can_depend_on_the_images(processor):
 def test_decode_prints_placeholders(processor):
     ids = processor(text=["make it night", "red"])["input_ids"]
     expected = "<s> a photo of [$] [$] [$] , make it night </s>"
-    for given in (ids[0], ids[0].tolist(), ids[0].numpy()):
+    for given in (ids[0], ids[0].tolist(), ids[0].numpy(), list(ids[0].numpy())):
         assert processor.decode(given) == expected
     assert processor.decode(ids[0], skip_special_tokens=True) == "a photo of [$] [$] [$] , make it night"
     for given in (ids, ids.tolist(), ids.numpy()):
