@@ -49,7 +49,7 @@ class HyCIRProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-
     text_kwargs: HyCIRTextKwargs
     images_kwargs: ImagesKwargs
     num_images: int
-    prompt: str
+    prompt: str | None
 
 
 class HyCIRProcessor(PromptBuilder):

@@ -17,13 +17,13 @@ class HyCIRTextKwargs(TypedDict, total=False):
     """The library's text arguments that prompts have."""
 
     compose: bool | None
-    padding: bool | str
-    truncation: bool | str
-    max_length: int
-    padding_side: str
-    pad_to_multiple_of: int
-    return_attention_mask: bool
-    return_tensors: str
+    padding: bool | str | None
+    truncation: bool | str | None
+    max_length: int | None
+    padding_side: str | None
+    pad_to_multiple_of: int | None
+    return_attention_mask: bool | None
+    return_tensors: str | None
 
 
 class PromptBuilder(ProcessorMixin):
@@ -156,7 +156,8 @@ class PromptBuilder(ProcessorMixin):
             for name, values, filler in (("input_ids", row, pad_id), ("attention_mask", [1] * len(row), 0)):
                 padding = [filler] * num_padding
                 padded[name].append(padding + values if words["padding_side"] == "left" else values + padding)
-        if not words.get("return_attention_mask", not self.pad_to_max_length):
+        has_mask = words.get("return_attention_mask")
+        if not (has_mask if has_mask is not None else not self.pad_to_max_length):
             del padded["attention_mask"]
         return padded
 

@@ -215,6 +215,14 @@ def test_arguments_of_both_kinds(processor):
     assert processor(text="red", device="meta")["input_ids"].is_meta
 
 
+def test_none_is_the_default(processor):
+    names = ("prompt", "max_length", "padding_side", "pad_to_multiple_of", "return_attention_mask", "device")
+    batch = processor(text="red", **dict.fromkeys(names))
+    assert {name: value.tolist() for name, value in batch.items()} == {
+        name: value.tolist() for name, value in processor(text="red").items()
+    }
+
+
 def test_a_tokenizers_own_padding_counts_and_a_lone_length_does_not():
     for saved, length in (({"max_length": 30, "padding": "max_length"}, 30), ({"max_length": 5}, 10)):
         processor = build_processor()
