@@ -6,7 +6,9 @@ Writes the configs `queries` (QUERY with the column `part`) and `gallery` (GALLE
 the splits val and test. Images are named by their paths and stay where they are; `--embed` copies them in.
 """
 
-from converting import main
-
 if __name__ == "__main__":
+    from converting import main
+
     main("circo", __doc__)
+else:
+    raise ImportError(f"circo.py is a converter, not a loading script of `datasets`. {__doc__}")

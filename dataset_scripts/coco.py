@@ -7,7 +7,9 @@ Writes the configs `queries` (QUERY with the column `part`), `gallery` (GALLERY 
 are; `--embed` copies them in.
 """
 
-from converting import main
-
 if __name__ == "__main__":
+    from converting import main
+
     main("coco", __doc__)
+else:
+    raise ImportError(f"coco.py is a converter, not a loading script of `datasets`. {__doc__}")

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from datasets import Dataset, Features, Sequence, Value
 
 from hycir_hf.evaluation import BENCHMARKS, AnnotationsMissingError, BenchmarkData, ImageRegion, read_benchmark
 from hycir_hf.schemas import GALLERY, QUERY
+
+if __name__.startswith("datasets_modules"):  # where `datasets` 3 puts a loading script
+    raise ImportError("converting.py is no loading script of `datasets`. Run a converter: python cirr.py --help")
 
 QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
 PICTURES = Features({**GALLERY, "part": Value("string")})
@@ -46,6 +50,15 @@ def picture_row(data: BenchmarkData, id_: str, part_name: str, embed: bool) -> d
     return {"image_id": id_, "image": image, "name": "", "vendor": "", "concept": "", "part": part_name}
 
 
+def card_features(config: str) -> dict[str, Any]:
+    """Describe a config's columns for the card. Without it, `datasets` 3 stumbles over the files' own type List."""
+    columns = (QUERIES if config == "queries" else PICTURES)._to_yaml_list()
+    return {
+        "config_name": config,
+        "features": [{"sequence" if key == "list" else key: column[key] for key in column} for column in columns],
+    }
+
+
 def convert(name: str, directory: Path, output: Path, allow_missing: bool = False, embed: bool = False) -> None:
     """Convert every split of a benchmark whose annotations are there.
 
@@ -78,6 +91,7 @@ def convert(name: str, directory: Path, output: Path, allow_missing: bool = Fals
     for config, splits in splits_of.items():
         lines += [f"- config_name: {config}", *(["  default: true"] if config == "queries" else []), "  data_files:"]
         lines += [f"  - {{split: {split}, path: {config}/{split}.parquet}}" for split in splits]
+    lines += ["dataset_info:", *(f"- {json.dumps(card_features(config))}" for config in splits_of)]
     (output / "README.md").write_text("\n".join([*lines, "---", "", f"# {BENCHMARKS[name].title}", ""]))
 
 

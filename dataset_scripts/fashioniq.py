@@ -6,7 +6,9 @@ Writes the configs `queries` (QUERY with the column `part`) and `gallery` (GALLE
 the split val. Images stay where they are and are named by their paths; `--embed` copies them into the files.
 """
 
-from converting import main
-
 if __name__ == "__main__":
+    from converting import main
+
     main("fashioniq", __doc__)
+else:
+    raise ImportError(f"fashioniq.py is a converter, not a loading script of `datasets`. {__doc__}")

@@ -7,7 +7,9 @@ Writes the configs `queries` (QUERY with the column `part`, the task; a query's 
 images are named by their paths and stay where they are; `--embed` copies them in.
 """
 
-from converting import main
-
 if __name__ == "__main__":
+    from converting import main
+
     main("genecis", __doc__)
+else:
+    raise ImportError(f"genecis.py is a converter, not a loading script of `datasets`. {__doc__}")

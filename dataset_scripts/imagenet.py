@@ -7,7 +7,9 @@ Writes the configs `queries` (QUERY with the column `part`, the domain), `galler
 `--embed` copies them in.
 """
 
-from converting import main
-
 if __name__ == "__main__":
+    from converting import main
+
     main("imagenet", __doc__)
+else:
+    raise ImportError(f"imagenet.py is a converter, not a loading script of `datasets`. {__doc__}")

@@ -4,8 +4,9 @@ Public names are imported on first use, so that `import hycir_hf` and `hycir --h
 """
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
+
+from .auto_classes import register
 
 __version__ = "0.1.0"
 
@@ -43,19 +44,12 @@ if TYPE_CHECKING:
     from .retriever import ImageRetriever
 
 
-def _register_auto_classes() -> None:
-    """Import the modules that register HyCIR's classes with transformers' Auto classes."""
-    for module in ("modeling_hycir", "processing_hycir"):
-        importlib.import_module(f".{module}", __name__)
-
-
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first asked for (PEP 562)."""
     if name in _SUBPACKAGES:
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _register_auto_classes()
     value = getattr(importlib.import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
     globals()[name] = value
     return value
@@ -65,5 +59,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "transformers" in sys.modules:  # its import is already paid for
-    _register_auto_classes()
+register()

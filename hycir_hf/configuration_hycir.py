@@ -86,6 +86,7 @@ class HyCIRConfig(PrivateByDefault, PreTrainedConfig):
     # The names and forms that transformers reads. Its Trainer does not collect the second's outputs.
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["pseudo_tokens", "hidden_states", "attentions"]  # noqa: RUF012
+    attribute_map = {"projection_dim": "feature_size"}  # noqa: RUF012 - the name that other libraries ask for
 
     def __init__(
         self,

@@ -206,7 +206,7 @@ def _select(folder: Path, source: Path) -> tuple[dict[str, Path], list[str]]:
         saved_again = {path.relative_to(source).as_posix(): path for path in _files(source)}
         left_out += [name for name in paths if name.endswith(_SAVED_AGAIN) and name not in saved_again]
         paths = {name: path for name, path in paths.items() if not name.endswith(_SAVED_AGAIN)} | saved_again
-    return paths, sorted(left_out)
+    return paths, sorted(set(left_out) - set(paths))
 
 
 def _check_has_data(folder: Path, paths: dict[str, Path], left_out: list[str]) -> None:

@@ -31,6 +31,28 @@ _ABOUT_THE_FILE = frozenset(
 """I/O errors that tell something about the file itself. Trying again does not help."""
 
 
+def as_rows(images: Any) -> list[list[Any]]:
+    """Bring images to a list of rows, each a list of images.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    rows = [row if isinstance(row, list) else [row] for row in _as_list(images)]
+    if not rows:
+        raise ValueError("images is an empty list. Leave out empty batches.")
+    return rows
+
+
+def _as_list(images: Any) -> list[Any]:
+    """Bring a batch of images, or a single image, to a list."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim == 4 else [images]
+    is_single = isinstance(images, (str, Path, bytes, bytearray, memoryview, dict, Image.Image))
+    if not is_single and hasattr(images, "__iter__"):
+        return [list(row) if isinstance(row, tuple) else row for row in images]
+    return [images]
+
+
 def load_image(image: Any, position: int | None = None) -> Image.Image:
     """Load an image of any kind as an upright 8-bit RGB image. Transparent parts become white.
 

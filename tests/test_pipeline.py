@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import build_encoder, build_model, build_processor, random_picture
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 import hycir_hf.integrations.transformers_pipeline
 from hycir_hf import Gallery, HyCIRModel
@@ -98,3 +102,39 @@ def test_the_task_is_registered():
         hycir_hf.integrations.transformers_pipeline.TASK
         in hycir_hf.integrations.transformers_pipeline.PIPELINE_REGISTRY.get_supported_tasks()
     )
+
+
+@pytest.mark.slow
+def test_a_saved_pipeline_loads_in_a_clean_process(retrieve, tmp_path):
+    retrieve.save_pretrained(tmp_path / "saved")
+    PICTURES[0].save(tmp_path / "picture.png")
+    code = (
+        "import sys; from transformers import AutoProcessor, pipeline\n"
+        "retrieve = pipeline(model=sys.argv[1], trust_remote_code=True, gallery=[sys.argv[2]], k=1)\n"
+        "print(type(retrieve).__module__.split('.')[0], retrieve({'image': sys.argv[2], 'text': 'red'})[0]['id'])\n"
+        "retrieve.save_pretrained(sys.argv[1] + '/again')"
+    )
+    arguments = [str(tmp_path / "saved"), str(tmp_path / "picture.png")]
+    env = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["transformers_modules", str(tmp_path / "picture.png")]
+    assert (tmp_path / "saved" / "again" / "transformers_pipeline.py").is_file()
+
+
+def test_a_saved_pipeline_ranks_the_same(retrieve, tmp_path):
+    retrieve.save_pretrained(tmp_path)
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(retrieve.processor)
+    loaded = pipeline(model=str(tmp_path), trust_remote_code=True, gallery=PICTURES, k=4)
+    assert loaded(QUERIES) == retrieve(QUERIES)
+
+
+def test_a_pushed_pipeline_is_whole_and_private(hub, tmp_path):
+    build_encoder("clip").save_pretrained(tmp_path / "encoder")
+    model = HyCIRModel.from_encoder(tmp_path / "encoder", 3)
+    pipeline("composed-image-retrieval", model=model, processor=build_processor()).push_to_hub("ann/retrieve")
+    repo = hub.repo("ann/retrieve")
+    assert repo.private and {"transformers_pipeline.py", "modeling_hycir.py", "processor_config.json"} <= set(
+        repo.files
+    )
+    assert not [name for name, content in repo.files.items() if str(tmp_path).encode() in content]

@@ -153,8 +153,14 @@ def test_wrong_calls_are_explained(processor):
             processor(**{name: []})
     with pytest.raises(ValueError, match=r"\b2 rows.*\b1 text"):
         processor(images=[random_picture(), random_picture(1)], text=["red"])
-    with pytest.raises(ValueError, match=r"rows \[1\]"):
-        processor(images=[[random_picture()], []], text=["red", "blue"])
+    for texts in (["red", " "], None):
+        with pytest.raises(ValueError, match=r"rows \[1\]"):
+            processor(images=[[random_picture()], []], text=texts)
+    for wrong in ({"composed": True}, {"text_kwargs": {"return_offsets_mapping": True}}):
+        with pytest.raises(TypeError, match=r"composed|return_offsets_mapping"):
+            processor(text="red", **wrong)
+    with pytest.raises(ValueError, match="padding"):
+        processor(text="red", padding=True, text_kwargs={"padding": False})
     with pytest.raises(TypeError, match="text 1 is None"):
         processor(text=["red", None])
 
@@ -164,7 +170,122 @@ def test_return_tensors(processor):
     assert isinstance(processor(text="red", return_tensors="np")["input_ids"], np.ndarray)
 
 
+# --- the library's arguments
+
+
+@pytest.mark.parametrize("compose", [True, False])
+@pytest.mark.parametrize("form", ["flat", "sorted"])
+def test_text_arguments_are_the_librarys(processor, compose, form):
+    def call(texts, **kwargs):
+        return processor(text=texts, compose=compose, **(kwargs if form == "flat" else {"text_kwargs": kwargs}))
+
+    texts = ["red hat", "red " * 30]
+    longest = max(map(len, rows_of(call(texts))))
+    assert call(texts, padding="longest")["input_ids"].shape == (2, longest)
+    assert call(texts, padding="max_length")["input_ids"].shape == (2, MAX_LENGTH)
+    assert call(texts, padding="max_length", max_length=40)["input_ids"].shape == (2, 40)
+    assert call(texts, pad_to_multiple_of=16)["input_ids"].shape == (2, -(-longest // 16) * 16)
+    cut = rows_of(call(texts, max_length=20, truncation=True))[1]
+    assert len(cut) == 20 and cut[-1] == EOS and cut.count(-1) == NUM_PSEUDO_TOKENS * compose
+    ragged = call(["red", "red hat"], padding=False, return_tensors=None)["input_ids"]
+    assert len(ragged[1]) == len(ragged[0]) + 1
+    assert len(call(["red " * 200], truncation=False)["input_ids"][0]) > 200
+    left = call(["red", "red hat"], padding_side="left")
+    assert left["input_ids"][0, 0] == PAD and left["attention_mask"][0].tolist()[:2] == [0, 1]
+    assert "attention_mask" not in call(texts, return_attention_mask=False)
+
+
+def test_image_arguments_are_the_librarys(processor):
+    picture = random_picture()
+    scaled = processor(images=picture, text="red", do_rescale=True, rescale_factor=-1.0)["pixel_values"]
+    assert scaled.mean() < 0
+    for given in ({"do_normalize": False}, {"images_kwargs": {"do_normalize": False}}):
+        plain = processor(images=picture, text="red", **given)
+        assert plain["pixel_values"].min() >= 0 and "input_ids" in plain
+    size = {"height": 8, "width": 8}
+    assert processor(images=picture, size=size)["pixel_values"].shape == (1, 3, 8, 8)
+
+
+def test_arguments_of_both_kinds(processor):
+    picture = random_picture()
+    both = processor(images=picture, text="red", common_kwargs={"return_tensors": "np"}, text_kwargs={})
+    assert all(isinstance(value, np.ndarray) for value in both.values())
+    moved = processor(images=picture, text="red", device="meta")
+    assert {value.device.type for value in moved.values()} == {"meta"}
+    assert processor(text="red", device="meta")["input_ids"].is_meta
+
+
+def test_none_is_the_default(processor):
+    names = ("prompt", "max_length", "padding_side", "pad_to_multiple_of", "return_attention_mask", "device")
+    batch = processor(text="red", **dict.fromkeys(names))
+    assert {name: value.tolist() for name, value in batch.items()} == {
+        name: value.tolist() for name, value in processor(text="red").items()
+    }
+
+
+def test_a_tokenizers_own_padding_counts_and_a_lone_length_does_not():
+    for saved, length in (({"max_length": 30, "padding": "max_length"}, 30), ({"max_length": 5}, 10)):
+        processor = build_processor()
+        processor.tokenizer.init_kwargs |= saved
+        assert processor(text="red")["input_ids"].shape == (1, length)
+
+
+def test_siglips_length_is_not_the_callers_to_choose():
+    batch = build_processor(pad_to_max_length=True)(text=["red"], padding=True, truncation="longest_first")
+    assert batch["input_ids"].shape == (1, MAX_LENGTH) and "attention_mask" not in batch
+
+
+def test_a_row_without_images_is_a_text(processor, model):
+    picture = random_picture()
+    batch = processor(images=[[], [picture], [picture, picture]], text=["red hat", "night", ""])
+    rows = rows_of(batch)
+    assert rows[0] == [BOS, *ids_of("red hat"), EOS]
+    assert [row.count(-1) // NUM_PSEUDO_TOKENS for row in rows] == [0, 1, 2] and len(batch["pixel_values"]) == 3
+    with torch.no_grad():
+        features = model.get_composed_features(**batch)
+        alone = model.get_text_features(**processor(text="red hat", compose=False))
+    torch.testing.assert_close(features[:1], alone)
+
+
+def test_compose_can_depend_on_the_images(processor):
+    assert -1 not in processor(text="red", compose=None)["input_ids"]
+    assert -1 in processor(images=random_picture(), text="red", compose=None)["input_ids"]
+
+
+def test_decode_prints_placeholders(processor):
+    ids = processor(text=["make it night", "red"])["input_ids"]
+    expected = "<s> a photo of [$] [$] [$] , make it night </s>"
+    for given in (ids[0], ids[0].tolist(), ids[0].numpy(), list(ids[0].numpy())):
+        assert processor.decode(given) == expected
+    assert processor.decode(ids[0], skip_special_tokens=True) == "a photo of [$] [$] [$] , make it night"
+    for given in (ids, ids.tolist(), ids.numpy()):
+        assert processor.batch_decode(given)[0] == processor.decode(given)[0] == expected
+    assert processor.decode(-1) == "[$]"
+    plain = processor(text=["red hat", "a dog"], compose=False)["input_ids"]
+    assert processor.batch_decode(plain) == processor.tokenizer.batch_decode(plain)
+
+
 # --- saving
+
+
+@pytest.mark.parametrize("load", [HyCIRProcessor.from_pretrained, AutoProcessor.from_pretrained])
+def test_saved_values_can_be_replaced(load, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = load(tmp_path, do_normalize=False, size={"height": 8, "width": 8}, num_pseudo_tokens=5)
+    pixels = loaded(images=random_picture())["pixel_values"]
+    assert pixels.shape == (1, 3, 8, 8) and pixels.min() >= 0
+    assert (loaded(text="red")["input_ids"] == -1).sum() == 5
+    assert load(tmp_path).image_processor.do_normalize
+
+
+def test_saving_leaves_no_trace_and_spares_other_files(processor, tmp_path):
+    before = processor.to_dict()
+    (tmp_path / "modules.json").write_text("mine")
+    processor.save_pretrained(tmp_path)
+    assert processor.to_dict() == before == HyCIRProcessor.from_pretrained(tmp_path).to_dict()
+    assert (tmp_path / "modules.json").read_text() == "mine"
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["auto_map"] and "auto_map" not in saved["image_processor"]
 
 
 def test_save_and_load(processor, tmp_path):

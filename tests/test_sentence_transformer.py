@@ -65,6 +65,18 @@ def test_saved_and_loaded_in_its_format(tmp_path):
     assert all(torch.equal(plain[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("family", ["clip", "blip", "siglip"])
+def test_a_plain_folder_is_a_sentence_transformer(family, tmp_path):
+    model, processor = build_model(family), build_processor(pad_to_max_length=family == "siglip")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    encoder = SentenceTransformer(str(tmp_path), device="cpu")
+    expected = as_sentence_transformer(model, processor)
+    for inputs in (PICTURES, ["red hat", "a dog"], QUERIES, [{"text": "red", "image": PICTURES[0]}]):
+        np.testing.assert_allclose(encoder.encode(inputs), expected.encode(inputs), atol=1e-5)
+    assert encoder.get_embedding_dimension() == model.config.feature_size
+
+
 @pytest.mark.slow
 def test_a_saved_folder_loads_in_a_clean_process(tmp_path):
     as_sentence_transformer(build_model(), build_processor()).save_pretrained(str(tmp_path / "saved"))

@@ -234,6 +234,13 @@ def _check_no_wrapper_is_left():
     assert not [one for one in gc.get_objects() if isinstance(one, kinds)] and torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize("launcher", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_processes_that_do_not_see_each_other_are_refused(settings, monkeypatch, launcher):
+    monkeypatch.setenv(launcher, "2")
+    with pytest.raises(ValueError, match=r"\b2\b.*\b1\b.*output_dir.*ACCELERATE_USE_CPU"):
+        build_trainer(settings)
+
+
 @pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"objective": "combiner"}])
 def test_two_processes_are_one(settings, tmp_path, monkeypatch, changes):
     """Each takes half of the same global batch: the same loss and gradient as one process with the whole of it."""

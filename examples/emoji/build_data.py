@@ -17,7 +17,7 @@ from pathlib import Path
 
 import resvg_py
 from concepts import held_out_concepts, parse_name
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ FEATURES = Features(
         "image_id": Value("string"),
         "image": Image(),
         "name": Value("string"),
-        "keywords": List(Value("string")),
+        "keywords": Sequence(Value("string")),
         "vendor": Value("string"),
         "concept": Value("string"),
         "category": Value("string"),

@@ -9,12 +9,13 @@ run that `compare_training.py` has trained is used as it is.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from retrieval import MODEL
 
-from hycir_hf import HyCIRConfig, HyCIRModel, HyCIRProcessor
+from hycir_hf import HyCIRModel, HyCIRProcessor
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -42,15 +43,13 @@ def save(trained: Path, output: Path) -> None:
     """Save the trained model where the repository keeps it. The encoder is in the folder beside it."""
     model, processor = HyCIRModel.from_pretrained(trained), HyCIRProcessor.from_pretrained(trained)
     model.config.encoder_name_or_path = "../encoder"
-    for saved in (HyCIRModel, HyCIRConfig, HyCIRProcessor):
-        saved._auto_class = None  # the package is here: save no copy of its code with the weights
+    for link in output.glob("*.py"):
+        link.unlink()
     model.save_pretrained(output, mapper_only=True)
     processor.save_pretrained(output)
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):  # nor its name
-        settings = json.loads((output / name).read_text(encoding="utf-8"))
-        for part in (settings, settings.get("image_processor", {})):
-            part.pop("auto_map", None)
-        (output / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for copy in output.glob("*.py"):  # links grow no older than the package
+        copy.unlink()
+        copy.symlink_to(os.path.relpath(ROOT / "hycir_hf" / copy.name, output))
     log = json.loads((trained / "trainer_state.json").read_text(encoding="utf-8"))["state"]["log"]
     terms = ("step", "loss", "zs", "triplet")
     lines = [json.dumps({name: round(entry[name], 4) for name in terms if name in entry}) for entry in log]

@@ -1,6 +1,7 @@
 """`transformers.pipeline("composed-image-retrieval")`: ranks a gallery's images for composed queries.
 
-Importing this module registers the task.
+Importing this module registers the task. `save_pretrained` and `push_to_hub` take this file along as remote code, which
+may import no other file of its package relatively. Where it is loaded, hycir_hf must be installed.
 """
 
 import os
@@ -10,7 +11,7 @@ from typing import Any
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..retrieval import Gallery
+from hycir_hf.retrieval import Gallery
 
 TASK = "composed-image-retrieval"
 
@@ -56,6 +57,15 @@ class ComposedImageRetrievalPipeline(Pipeline):
         batches = _batches([queries] if is_single else queries, batch_size or self._batch_size or 1)
         rankings = [ranking for batch in super().__call__(batches, batch_size=1, **kwargs) for ranking in batch]
         return rankings[0] if is_single else rankings
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save model, processor and this file, for `pipeline(model=folder, trust_remote_code=True)`."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload what `save_pretrained` writes, to a private repository by default."""
+        return super().push_to_hub(repo_id, **({"private": True} | kwargs))
 
     def _sanitize_parameters(self, gallery: Any = None, k: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:

@@ -36,7 +36,7 @@ from .objectives import CombinerTerm, PhrasesTerm, ProjectionTerm, Term, Triplet
 
 try:
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, LoggerType
+    from accelerate.utils import InitProcessGroupKwargs, LoggerType, get_int_from_env
 except ImportError as error:
     raise ImportError("Training needs accelerate. Install it with `pip install hycir_hf[train]`.") from error
 
@@ -82,6 +82,20 @@ def build_accelerator(arguments: HybridTrainingArguments) -> Accelerator:
         log_with=arguments.report_to or None,
         project_dir=arguments.output_dir,
     )
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse processes that were launched together but do not know of each other: all would write one folder.
+
+    Raises:
+        ValueError: If the launcher started more processes than the accelerator sees.
+    """
+    launched = get_int_from_env(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"), 1)
+    if launched > accelerator.num_processes:
+        raise ValueError(
+            f"{launched} processes were launched, but this one sees {accelerator.num_processes}. Each of them would "
+            "train alone and write the same output_dir. On CPUs, set ACCELERATE_USE_CPU=true before the launch."
+        )
 
 
 def find_validation(arguments: HybridTrainingArguments) -> Validation | None:

@@ -40,6 +40,7 @@ from .setup import (
     build_optimizer,
     build_terms,
     check_installed,
+    check_launch,
     compile_layers,
     find_validation,
     load_model,
@@ -64,7 +65,8 @@ class HybridTrainer:
 
     Raises:
         ImportError: If matplotlib or a tracker is not installed.
-        ValueError: If the validation does not exist, or a metric is given without a validation.
+        ValueError: If the validation does not exist, a metric is given without a validation, or the processes that were
+            launched together do not see each other.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class HybridTrainer:
         self.arguments, self.state = arguments, TrainingState()
         self.output_dir = Path(arguments.output_dir)
         self.accelerator = accelerator or build_accelerator(arguments)
+        check_launch(self.accelerator)
         self.validation = validate or find_validation(arguments)
         if arguments.metric is not None and self.validation is None:
             raise ValueError(

@@ -1,0 +1,1 @@
+../../../hycir_hf/configuration_hycir.py

@@ -1,0 +1,1 @@
+../../../hycir_hf/images_hycir.py

@@ -1,0 +1,1 @@
+../../../hycir_hf/losses.py

@@ -1,0 +1,1 @@
+../../../hycir_hf/mapper_hycir.py

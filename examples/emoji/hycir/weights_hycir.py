@@ -1,0 +1,1 @@
+../../../hycir_hf/weights_hycir.py
