@@ -1,0 +1,109 @@
+"""Tracing the model (torch.compile, torch.export, ONNX), and the ONNX folder that `hycir export` writes."""
+
+import pytest
+import torch
+from conftest import FAMILIES, build_encoder, build_model, build_processor, image_inputs
+from torch import nn
+from torch.export import Dim
+from transformers.exporters import DynamoConfig, DynamoExporter, OnnxConfig, OnnxExporter
+
+EVERY_FAMILY = ["clip", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "clip")]
+TEXTS = ("make it red", "make it red and green and blue, with a hat")
+
+
+def inputs_of(family, num_rows, text):
+    """Composed inputs; SigLIP 2's images have grids of patches of several shapes."""
+    images = image_inputs(family, num_rows, seed=num_rows)
+    if family == "siglip2":
+        images["spatial_shapes"] = torch.tensor([[2, 2], [1, 3], [1, 1], [1, 4], [1, 2]][:num_rows])
+        num_patches = images["spatial_shapes"].prod(-1, keepdim=True)
+        images["pixel_attention_mask"] = (torch.arange(4) < num_patches).long()
+    return dict(build_processor(pad_to_max_length="siglip" in family)(text=[text] * num_rows)) | images
+
+
+def check_parity(run, model, family):
+    """Batch and text length differ from those of the trace."""
+    for num_rows, text in ((2, TEXTS[0]), (5, TEXTS[1])):
+        inputs = inputs_of(family, num_rows, text)
+        torch.testing.assert_close(run(**inputs), model.get_composed_features(**inputs), rtol=0, atol=1e-5)
+
+
+class Composed(nn.Module):
+    """`get_composed_features` as a forward method, whose arguments the exporters name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids, attention_mask=None, pixel_values=None, pixel_attention_mask=None, spatial_shapes=None
+    ):
+        further = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        return self.model.get_composed_features(input_ids, attention_mask, pixel_values, **further)
+
+
+def free_shapes(inputs):
+    """Free batch, and free length where the processor does not pad to a fixed one."""
+    is_free = "attention_mask" in inputs
+    return {
+        name: {0: Dim.DYNAMIC} | ({1: Dim.DYNAMIC} if is_free and name in ("input_ids", "attention_mask") else {})
+        for name in inputs
+    }
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+@torch.no_grad()
+def test_composed_features_compile_as_one_graph(family):
+    torch._dynamo.reset()
+    model = build_model(family)
+    compiled = torch.compile(model.get_composed_features, fullgraph=True, dynamic=True, backend="eager")
+    check_parity(compiled, model, family)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_torch_export_leaves_batch_and_length_free(family, strict):
+    model = build_model(family)
+    inputs = inputs_of(family, 2, TEXTS[0])
+    program = torch.export.export(Composed(model).eval(), (), inputs, dynamic_shapes=free_shapes(inputs), strict=strict)
+    check_parity(program.module(), model, family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_torch_onnx_export_leaves_batch_and_length_free(family):
+    pytest.importorskip("onnxruntime")
+    model = build_model(family)
+    inputs = inputs_of(family, 2, TEXTS[0])
+    program = torch.onnx.export(
+        Composed(model).eval(), (), kwargs=inputs, dynamic_shapes=free_shapes(inputs), dynamo=True
+    )
+    check_parity(lambda **inputs: program(**inputs)[0], model, family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["clip", "blip", "siglip2"])
+@pytest.mark.parametrize("exporter, config", [(DynamoExporter, DynamoConfig), (OnnxExporter, OnnxConfig)])
+@torch.no_grad()
+def test_transformers_exporters_take_the_model_itself(family, exporter, config):
+    if exporter is OnnxExporter:
+        pytest.importorskip("onnxruntime")
+    model = build_model(family)
+    exported = exporter().export(model, inputs_of(family, 2, TEXTS[0]), config(dynamic=True))
+    check_parity(lambda **inputs: exported(**inputs).query_features, model, family)
+
+
+@torch.no_grad()
+def test_compiled_code_refuses_an_embedding_that_it_cannot_write_to():
+    torch._dynamo.reset()
+    model = build_model()
+    embedding = build_encoder("clip").text_model.get_input_embeddings()
+    model.encoder.text_model.set_input_embeddings(embedding)
+    inputs = inputs_of("clip", 2, TEXTS[0])
+    with pytest.raises(Exception, match="set_input_embeddings"):
+        torch.compile(model.get_composed_features, fullgraph=True, backend="eager")(**inputs)
+    model.set_input_embeddings(embedding)
+    compiled = torch.compile(model.get_composed_features, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs), model.get_composed_features(**inputs))
