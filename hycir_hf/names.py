@@ -9,6 +9,9 @@ from typing import Any
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
+EXPORT_MANIFEST = "export.json"
+"""The file that says which ONNX graphs a folder holds. transformers' exporters write it."""
+
 
 def is_hub_id(name: Any) -> bool:
     """Tell whether a name reads as a Hub id, "OWNER/NAME", and is no file or folder here."""
