@@ -12,8 +12,7 @@ The folder works wherever a model is named. onnxruntime then runs it.
 
 Examples:
   hycir export path/to/model --output model-onnx
-  hycir export OWNER/MODEL --output model-int8 --int8
-  hycir index photos --model model-int8 --output gallery""",
+  hycir export OWNER/MODEL --output model-int8 --int8""",
 )
 
 
