@@ -5,8 +5,9 @@ Shapes: B texts, I images, K pseudo tokens, L text length, D joint width, H text
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,6 +66,12 @@ class DualEncoder:
         """Return the text side, which owns the token embedding."""
         return encoder.text_model
 
+    def allow_tracing(self, encoder: PreTrainedModel) -> None:
+        """Prepare for `torch.compile` and `torch.export`: compiled code can neither add a hook nor remove one."""
+        embedding = self.text_model(encoder).get_input_embeddings()
+        embedding.register_forward_hook(_write_in_compiled_code)
+        embedding.to_write = None
+
     def logit_scale(self, encoder: PreTrainedModel) -> Tensor:
         """Return the factor on cosine similarities, 1 / temperature: `()`."""
         return full_tensor(encoder, "logit_scale", encoder.logit_scale).exp().squeeze()
@@ -89,6 +96,12 @@ class Siglip2(DualEncoder):
                 'here. Leave that layer out: with bitsandbytes, by llm_int8_skip_modules=["patch_embedding"].'
             )
         return super().image_output(encoder, pixel_values, **further)
+
+    def allow_tracing(self, encoder: PreTrainedModel) -> None:
+        """See `DualEncoder.allow_tracing`. The library resizes position embeddings in a loop over the images."""
+        super().allow_tracing(encoder)
+        embeddings = encoder.vision_model.embeddings
+        embeddings.resize_positional_embeddings = partial(_resize, type(embeddings).resize_positional_embeddings)
 
 
 class BlipRetrieval(DualEncoder):
@@ -193,6 +206,45 @@ def _filler_id(text_config: Any) -> int:
     return next(i for i in range(len(special) + 1) if i not in special)
 
 
+def _write_in_compiled_code(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    """Do for compiled code what `_write_pseudo_tokens` asks for. Other calls pass unchanged."""
+    if module.to_write is None:
+        return None
+    is_placeholder, pseudo_tokens = module.to_write
+    module.to_write = None
+    return _overwrite(output, is_placeholder, pseudo_tokens)
+
+
+def _overwrite(output: Tensor, is_placeholder: Tensor, pseudo_tokens: Tensor) -> Tensor:
+    """Put pseudo tokens `(I, K, H)` at the placeholders `(B, L)` of an embedding's output `(B, L, H)`."""
+    tokens = pseudo_tokens.flatten(0, 1).to(device=output.device, dtype=output.dtype)  # (I * K, H)
+    return output.masked_scatter(is_placeholder.to(output.device)[..., None], tokens)  # (B, L, H)
+
+
+def _resize(original: Callable, positions: Tensor, spatial_shapes: Tensor, max_length: int) -> Tensor:
+    """Resize SigLIP 2's position embeddings `(S, S, W)` to each image's grid of patches: `(I, max_length, W)`.
+
+    Traced code gets the same antialiased bilinear weights as one matrix product, for any number of images.
+    """
+    if not torch.compiler.is_compiling():
+        return original(positions, spatial_shapes, max_length)
+    heights, widths = spatial_shapes[:, :1], spatial_shapes[:, 1:]  # (I, 1) each
+    patches = torch.arange(max_length, device=positions.device)  # (max_length,)
+    patches = torch.where(patches < heights * widths, patches, 0)  # (I, max_length)
+    rows = _resize_weights(patches // widths, heights, positions.shape[0])  # (I, max_length, S)
+    columns = _resize_weights(patches % widths, widths, positions.shape[1])  # (I, max_length, S)
+    weights = (rows[..., None] * columns[..., None, :]).flatten(-2)  # (I, max_length, S * S)
+    return (weights @ positions.flatten(0, 1).float()).to(positions.dtype)
+
+
+def _resize_weights(places: Tensor, sizes: Tensor, old_size: int) -> Tensor:
+    """Weigh the `old_size` old places for each new one `(I, L)` of an axis of `sizes` `(I, 1)`: `(I, L, old_size)`."""
+    scale = old_size / sizes  # (I, 1)
+    distances = torch.arange(old_size, device=places.device) + 0.5 - ((places + 0.5) * scale)[..., None]
+    weights = (1 - distances.abs() / scale.clamp(min=1)[..., None]).clamp(min=0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
 @contextmanager
 def _write_pseudo_tokens(embedding: nn.Module, is_placeholder: Tensor, pseudo_tokens: Tensor) -> Iterator[None]:
     """Let the token embedding give pseudo tokens `(I, K, H)` where `is_placeholder` `(B, L)` says so, for one call.
@@ -200,13 +252,18 @@ def _write_pseudo_tokens(embedding: nn.Module, is_placeholder: Tensor, pseudo_to
     The library's own masking, positions and pooling stay as they are. Other threads that use the same encoder at the
     same time are not affected.
     """
+    if torch.compiler.is_dynamo_compiling():
+        embedding.to_write = (is_placeholder, pseudo_tokens)
+        yield
+        if embedding.to_write is not None:
+            raise RuntimeError(
+                "The encoder's token embedding was replaced. Call HyCIRModel.set_input_embeddings before torch.compile."
+            )
+        return
     thread = threading.get_ident()
 
     def overwrite(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if threading.get_ident() != thread:
-            return None
-        tokens = pseudo_tokens.flatten(0, 1).to(device=output.device, dtype=output.dtype)  # (I * K, H)
-        return output.masked_scatter(is_placeholder.to(output.device)[..., None], tokens)  # (B, L, H)
+        return _overwrite(output, is_placeholder, pseudo_tokens) if threading.get_ident() == thread else None
 
     handle = embedding.register_forward_hook(overwrite)
     try:

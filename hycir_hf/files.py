@@ -113,6 +113,13 @@ def atomic_folder(place: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def check_new_folder(place: str | os.PathLike) -> None:
+    """Raise ValueError if a folder to write is a file or has content, such as a model that would be lost."""
+    place = Path(place)
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise ValueError(f"{place} is not a new or empty folder. Choose another output, or remove it first.")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file atomically, in UTF-8; half surrogates (of file names) are escaped."""
     with atomic_file(path) as file:

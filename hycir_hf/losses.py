@@ -75,7 +75,7 @@ def contrastive_loss(
     # In float32 also under autocast: in half precision, close similarities times 100 would become equal.
     with torch.autocast(query_features.device.type, enabled=False):
         logits = logit_scale * query_features.float() @ target_features.float().T  # (B, B)
-        labels = torch.arange(len(logits), device=logits.device)
+        labels = torch.arange(logits.shape[0], device=logits.device)
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 

@@ -47,6 +47,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         self._adapter = adapter_for(config.encoder_config)
         self.encoder = self._adapter.build(config.encoder_config) if encoder is None else mark_initialized(encoder)
         self.mapper = PseudoTokenMapper(config)
+        self._adapter.allow_tracing(self.encoder)
         self.post_init()
         frozen(self)
 
@@ -155,7 +156,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
         targets = F.normalize(targets.to(query_features), dim=-1)  # (B, D)
         logits, loss = None, None
         logit_scale = self.logit_scale.to(query_features.device)
-        if len(targets) == len(query_features):
+        if targets.shape[0] == query_features.shape[0]:
             logits = logit_scale * query_features @ targets.T  # (B, B)
         if return_loss:
             # In evaluation the processes' last batches may differ in size, and a gather would wait forever.
@@ -280,6 +281,7 @@ class HyCIRModel(HyCIRPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the text encoder's token embedding."""
         self._adapter.text_model(self.encoder).set_input_embeddings(value)
+        self._adapter.allow_tracing(self.encoder)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize, as transformers does. Then `config.encoder_name_or_path` is `None`: no such encoder is saved yet."""
@@ -316,33 +318,32 @@ class HyCIRModel(HyCIRPreTrainedModel):
             )
         return self._adapter.image_output(self.encoder, pixel_values.to(self.dtype), **further)
 
-    @torch.compiler.disable
     def _encode_prompts(
         self, input_ids: Tensor, attention_mask: Tensor | None, pseudo_tokens: Tensor, **further: Any
     ) -> BaseModelOutputWithPooling:
-        """Run the text encoder on prompts whose placeholders become the pseudo tokens.
+        """Run the text encoder on prompts whose placeholders become the pseudo tokens: features as `pooler_output`."""
+        is_placeholder = input_ids == self.config.placeholder_token_id  # (B, L)
+        if not torch.compiler.is_compiling():
+            self._check_prompts(is_placeholder, pseudo_tokens)
+        return self._adapter.prompt_output(
+            self.encoder, input_ids, attention_mask, is_placeholder, pseudo_tokens, **further
+        )
 
-        Its `pooler_output` holds the features `(B, D)`, not normalised.
-        It always runs eagerly, since compiled code would not see the hook that writes the tokens.
-        """
+    def _check_prompts(self, is_placeholder: Tensor, pseudo_tokens: Tensor) -> None:
+        """Warn of a fresh mapper. Raise ValueError if prompts `(B, L)` and pseudo tokens `(I, K, H)` do not match."""
         if self.mapper.is_fresh:
             self.mapper.is_fresh = False  # once is enough
             logger.warning(
                 "The mapper has random weights, so composed features are meaningless. Train it (`hycir train`), or "
                 "load a trained model with HyCIRModel.from_pretrained."
             )
-        is_placeholder = input_ids == self.config.placeholder_token_id  # (B, L)
-        expected = pseudo_tokens.shape[0] * pseudo_tokens.shape[1]
-        found = int(is_placeholder.sum())
+        found, expected = int(is_placeholder.sum()), pseudo_tokens.shape[:2].numel()
         if found != expected:
             raise ValueError(
                 f"input_ids holds {found} placeholders, but {pseudo_tokens.shape[0]} reference images need {expected}. "
                 "Give each prompt its images, and make the prompts with a HyCIRProcessor whose num_pseudo_tokens is "
                 f"{pseudo_tokens.shape[1]}."
             )
-        return self._adapter.prompt_output(
-            self.encoder, input_ids, attention_mask, is_placeholder, pseudo_tokens, **further
-        )
 
 
 AutoModel.register(HyCIRConfig, HyCIRModel, exist_ok=True)

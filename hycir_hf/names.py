@@ -31,6 +31,8 @@ _SECRET_VALUES = {
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
 }
+EXPORT_MANIFEST = "export.json"
+"""The file that says which ONNX graphs a folder holds. transformers' exporters write it."""
 
 
 def is_hub_id(name: Any) -> bool:

@@ -1,12 +1,13 @@
 """One object for the common job: encode, index and search images by images and texts.
 
-`ComposedEncoder` is the protocol that the rest of the package works with. `HyCIREncoder` is its first implementation.
+`ComposedEncoder` is the protocol that the rest of the package works with. `HyCIREncoder` is its first implementation,
+`OnnxEncoder` runs the same model through onnxruntime.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from .images import FeatureEncoder, FeatureStore, ImageEncoder, ImageSource, enc
 from .images.features import unit_rows
 from .images.store import is_store
 from .modeling_hycir import HyCIRModel
-from .names import naming_model, resolve_model
+from .names import EXPORT_MANIFEST, naming_model, resolve_model
 from .processing_hycir import HyCIRProcessor
 from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
 from .retrieval.queries import compose, encode_texts
@@ -126,6 +127,29 @@ class HyCIREncoder:
         return np.concatenate(parts)  # (N, D)
 
 
+class OnnxEncoder(HyCIREncoder):
+    """ONNX graphs that `hycir export` wrote, run by onnxruntime, as a `ComposedEncoder`.
+
+    The fingerprint is that of the graphs' files, so a gallery belongs to the graphs that made it.
+    """
+
+    @classmethod
+    def from_pretrained(cls, name: str, device: str | torch.device | None = None) -> "OnnxEncoder":
+        """Load graphs and processor. Arguments are as in `HyCIREncoder.from_pretrained`.
+
+        Raises:
+            ImportError: If the extra `onnx` is not installed.
+        """
+        from .onnx_model import OnnxModel
+
+        return cls(cast(Any, OnnxModel(resolve_model(name), device)), HyCIRProcessor.from_pretrained(name), name)
+
+
+def encoder_class(name: str) -> type[HyCIREncoder]:
+    """Choose the class for a model's folder or Hub id: `OnnxEncoder` for a folder of exported graphs."""
+    return OnnxEncoder if Path(resolve_model(name), EXPORT_MANIFEST).is_file() else HyCIREncoder
+
+
 def open_for_index(
     images: str | os.PathLike | ImageSource | FeatureStore,
     split: str | None = None,
@@ -172,13 +196,13 @@ class ImageRetriever:
         """Load a model by its folder or Hub id.
 
         Args:
-            name (`str`): Folder or Hub id of a HyCIR model.
+            name (`str`): Folder or Hub id of a HyCIR model, or of the ONNX graphs that `hycir export` made of one.
             device (`str`, *optional*): Where it runs; by default a GPU if there is one.
 
         Raises:
             ValueError: If there is no model of that name.
         """
-        return cls(HyCIREncoder.from_pretrained(name, device))
+        return cls(encoder_class(name).from_pretrained(name, device))
 
     @classmethod
     def load(
@@ -199,7 +223,7 @@ class ImageRetriever:
         name = model or gallery.model_path
         if name is None:
             raise ValueError(f"The gallery {directory} does not say which model made it. Give it as model.")
-        return cls(HyCIREncoder.from_pretrained(name, device), gallery, directory)
+        return cls(encoder_class(name).from_pretrained(name, device), gallery, directory)
 
     @property
     def gallery(self) -> Gallery:

@@ -164,7 +164,7 @@ def test_wrong_numbers_of_placeholders_are_refused(model):
         model.get_composed_features(**inputs, **image_inputs("clip", 1))
     with pytest.raises(ValueError, match=r"\b4 placeholders.*compose=False"):
         model.get_text_features(**inputs)
-    assert not model.get_input_embeddings()._forward_hooks
+    assert len(model.get_input_embeddings()._forward_hooks) == 1  # the one for compiled code
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def test_the_hook_is_gone_after_an_error_and_threads_do_not_mix(model):
     mask, prompts = (ids != PAD).long(), with_placeholders(ids, 2, -1)
     with pytest.raises(ValueError):
         model._encode_prompts(torch.nn.functional.pad(prompts, (0, 99)), None, torch.zeros(2, 3, 32))
-    assert not model.get_input_embeddings()._forward_hooks
+    assert len(model.get_input_embeddings()._forward_hooks) == 1  # the one for compiled code
     tokens = [torch.full((2, 3, 32), float(i)) for i in range(4)]
     expected = [composed(model, prompts, mask, t) for t in tokens]
     wrong = []

@@ -30,6 +30,7 @@ _COMMANDS = {
     "train": "Train a mapper with HyCIR's hybrid objective, or another one.",
     "evaluate": "Evaluate a model on a benchmark, score rankings, compare results.",
     "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.",
+    "export": "Export a model to ONNX, for onnxruntime.",
     "push": "Upload a model or a triplet dataset to the Hugging Face Hub.",
 }
 """A command's name -> its line in `hycir --help`. The command stands in the file of that name."""

@@ -44,6 +44,10 @@ def load_model(name: str, device: str | None, takes_encoder: bool = False) -> "t
     resolve_model(name, "model or encoder" if takes_encoder else "HyCIR model")
     quiet()
     with naming_model(name):
+        encoder_class = hycir_hf.retriever.encoder_class(name)
+        if encoder_class is hycir_hf.retriever.OnnxEncoder:
+            exported = encoder_class.from_pretrained(name, device)
+            return exported.model, exported.processor
         is_encoder = takes_encoder and AutoConfig.from_pretrained(name).model_type != "hycir"
         way = "from_encoder" if is_encoder else "from_pretrained"
         model, processor = (getattr(one, way)(name) for one in (hycir_hf.HyCIRModel, hycir_hf.HyCIRProcessor))

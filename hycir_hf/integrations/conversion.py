@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, BlipForImageTextRetrieval, CLIPModel
 
+from ..files import check_new_folder
 from ..modeling_hycir import HyCIRModel
 from ..names import resolve_model
 from ..processing_hycir import HyCIRProcessor
@@ -83,7 +84,7 @@ def convert_checkpoint(
     Raises:
         ValueError: If the file has none of the layouts, it was trained with another encoder, or `output` is not empty.
     """
-    _check_new(Path(output))
+    check_new_folder(output)
     resolve_model(str(encoder), "encoder")
     stored = _read(checkpoint)
     layout = find_layout(stored)
@@ -121,12 +122,6 @@ def find_layout(stored: dict[str, Any]) -> str:
         f"('visual_encoder.cls_token'), but found the keys {sorted(map(str, stored))[:8]}. Give the file that the "
         "original code saved."
     )
-
-
-def _check_new(output: Path) -> None:
-    """Refuse to write over a model, for example the encoder itself."""
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"{output} is not a new or empty folder. Choose another output, or remove it first.")
 
 
 def _read(checkpoint: str | os.PathLike) -> dict[str, Any]:
