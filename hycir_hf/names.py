@@ -4,6 +4,7 @@ This file travels with the model files as remote code, so it imports nothing but
 """
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def resolve_model(name: str, what: str = "model") -> str:
             f"There is no {what} at {name!r}. Give the folder it was saved in, or its Hub id (OWNER/NAME)."
         )
     return name
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal or a reader could misread: control characters, bidirectional marks, half surrogates."""
+    unsafe = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in unsafe else one for one in text)
 
 
 def public_path(text: str) -> str:

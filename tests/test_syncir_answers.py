@@ -107,7 +107,14 @@ LABELS = [
     f"{label} {TEXT}"
     for label in (
         *("Instruction:", "**Instruction:**", "**Instruction**:", "__Instruction:__", "*Instruction:*", "INSTRUCTION:"),
-        *("Instruction -", "Instruction –", "**Instruction** -", "[Instruction]", "[Instruction]:", "### Instruction:\n"),
+        *(
+            "Instruction -",
+            "Instruction –",
+            "**Instruction** -",
+            "[Instruction]",
+            "[Instruction]:",
+            "### Instruction:\n",
+        ),
         *("Edit instruction:", "Editing instruction:", "Modification instruction:", "Modification text:", "Query:"),
         *("Final answer:", "Answer:", "The answer is:", "Final instruction:", "Suggested instruction:", "Output:"),
         *("Short instruction:", "Possible instruction:", "The instruction would be:", "The instruction could be:"),
@@ -124,8 +131,14 @@ LABELS = [
 ]
 LEFTOVERS = [
     *(f"{TEXT}{token}" for token in ("<|im_end|>", "</s>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<eos>")),
-    *(f"{TEXT}{token}" for token in ("<|end|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "[EOS]", "<|return|>")),
-    *(f"{TEXT}\n{token}" for token in ("<end_of_utterance>", "[|endofturn|]", "<|end_of_text|>", "<pad><pad>", "<turn|>")),
+    *(
+        f"{TEXT}{token}"
+        for token in ("<|end|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "[EOS]", "<|return|>")
+    ),
+    *(
+        f"{TEXT}\n{token}"
+        for token in ("<end_of_utterance>", "[|endofturn|]", "<|end_of_text|>", "<pad><pad>", "<turn|>")
+    ),
     f"<|im_start|>assistant\n{TEXT}<|im_end|>\n<|im_start|>user\nAdd a hat",
     f"<|start_header_id|>assistant<|end_header_id|>\n\n{TEXT}<|eot_id|>",
     f"<|start_of_role|>assistant<|end_of_role|>{TEXT}<|end_of_text|>",
@@ -204,7 +217,7 @@ def test_the_text_is_read_from_what_is_around_it(answer):
         "Make 2 dogs: one white, one brown",
         "Change 10:30 to noon on the clock",
         "Scale it by 5 * 3 and 2 * 4",
-        "Make the tv 12\"",
+        'Make the tv 12"',
         "Replace C# with C++ on the slide",
         "Put 50% more snow & ice on it",
         "Make it a <3 shape",
@@ -251,7 +264,7 @@ CUT_REASONING = [
     f"<seed:think>{THOUGHTS}",
     f"<reasoning>{THOUGHTS}",
     f"<|channel|>analysis<|message|>{THOUGHTS}",
-    f"<|channel|>analysis",
+    "<|channel|>analysis",
     f"analysis{THOUGHTS}",
     f"<|channel>thought\n{THOUGHTS}",
     f"<|START_THINKING|>{THOUGHTS}",
@@ -286,7 +299,7 @@ def test_reasoning_without_an_end_is_cut_off_whatever_the_endpoint_says(answer):
         ("<think>x</think>\n", None),
         ("", None),
         ("Make the dog white.\nThis is bec", "Make the dog white."),
-        ('{"instruction": "Make the dog white.", "reason": "bec', "Make the dog white."),
+        ('{"instruction": "Make the dog white.", "reason": "bec', None),
         ("<think>x</think>\nMake the dog white.\nThis is bec", "Make the dog white."),
     ],
 )
@@ -330,11 +343,24 @@ NON_ANSWERS = [
     *("No change needed", "No change is needed.", "No changes are necessary.", "No changes required", "Not applicable"),
     *("No difference.", "There is no difference.", "There are no differences between the two images.", "Identical"),
     *("The images are identical.", "The captions are the same.", "No instruction needed.", "No modification needed"),
-    *("Nothing to change.", "Keep it the same.", "Keep it as is", "Unchanged", "Leave the image unchanged.", "None needed"),
+    *(
+        "Nothing to change.",
+        "Keep it the same.",
+        "Keep it as is",
+        "Unchanged",
+        "Leave the image unchanged.",
+        "None needed",
+    ),
     *("No edit is required as the images are the same.", "**None**", '"None"', "Instruction: None", "Instruction: N/A"),
     *('{"instruction": "None"}', "[instruction]", "<your instruction here>", "Instruction:", "Done.", "Okay."),
-    *("[Insert instruction here]", "It is already the same.", "Sure!", "```\nNone\n```", "None – the images are the same."),
-    *("I don’t know" if False else "TBD", "No answer", "NaN", "idk", "Do nothing."),
+    *(
+        "[Insert instruction here]",
+        "It is already the same.",
+        "Sure!",
+        "```\nNone\n```",
+        "None – the images are the same.",
+    ),
+    *("TBD", "No answer", "NaN", "idk", "Do nothing."),
 ]
 
 
@@ -369,7 +395,8 @@ def test_other_answers_are_dropped_with_the_right_reason(answer, reason):
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "[", "{", '{"a":', "`", "***", '"', "(", "\\boxed{", "<answer>", "&", "\u200d", "a: "]
+    "piece",
+    ["<think>", "</think>", "[", "{", '{"a":', "`", "***", '"', "(", "\\boxed{", "<answer>", "&", "\u200d", "a: "],
 )
 def test_no_answer_stops_the_reader(piece):
     query_text, reason = parse_query_text(piece * 20_000, REFERENCE, TARGET)

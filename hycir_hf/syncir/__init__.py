@@ -8,6 +8,7 @@ scoring.py      the stage of the scores
 stages.py       the first stages of a run: features, pairs, captions
 questions.py    the stage of the query texts
 run.py          all of it in order, resumable
+preview.py      a few triplets with all that led to them
 provenance.py   what the result was made from
 models.py       SynCir's models, given or loaded by name
 dataset.py      the dataset's folder; report.py: its card and report page
@@ -32,6 +33,7 @@ _NAMES = {
     "models": ("SynCirModels", "load_captioner"),
     "pairs": ("find_image_groups", "find_image_pairs", "pairs_of_groups"),
     "query_texts": ("FEW_SHOT_PROMPT", "PAPER_PROMPT", "VISION_PROMPT", "Prompt", "parse_query_text"),
+    "preview": ("preview_triplets",),
     "report": ("count_rows", "share_kept"),
     "run": ("Estimate", "SynCirRun", "build_triplets"),
 }
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .llm.local import LocalGenerator
     from .models import SynCirModels, load_captioner
     from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
+    from .preview import preview_triplets
     from .query_texts import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
     from .report import count_rows, share_kept
     from .run import Estimate, SynCirRun, build_triplets

@@ -15,6 +15,21 @@ from .llm.statements import Statement, statements, straightened
 Messages = list[dict[str, Any]]
 """A chat as the OpenAI-compatible APIs take it."""
 
+QUERY_TEXT_FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "query_text",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"instruction": {"type": "string"}},
+            "required": ["instruction"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""Structured output: `response_format` of an answer with one text."""
+
 MAX_WORDS = 40  # longer answers explain something or tell a story
 _ALOUD_COMPLAINT, _PROMPT_COMPLAINT, _CUT = "thinks aloud", "speaks of the prompt", "cut off"
 
@@ -94,7 +109,7 @@ _REFUSAL = re.compile(
     rf"unsure)\b|"
     rf"{_SELF} (?:cannot|cant|can't|can not|won't|will not|must decline|have to decline|decline|apologi[sz]e|"
     rf"do not|don't|"
-    r"couldn't|could not|didn't|did not|need more|would need|am not sure|can only)\b|(?:my )?apologies\b|sorry\b|"
+    r"couldn't|could not|didn't|did not|need more|would need|am not sure|can only)\b|(?:my )?apologies\b|sorry\b(?!-)|"
     r"(?:it is|it's) not possible|(?:unable|not possible|impossible) to\b|cannot (?:help|assist|comply|generate|"
     r"provide|"
     r"determine|answer)|no (?:images?|captions?|pictures?|sentences?) (?:was|were|is|are|has|have) |it (?:seems|"
@@ -129,10 +144,10 @@ _ALOUD = re.compile(
 _NOTHING = set("no none not nothing unchanged same identical na null nil unknown undefined empty tbd idk nan".split())
 _NOTHING_MORE = set(
     """
-    a about all already and answer any apply applied applicable as at available be because been between both can caption
-    captions change changed changes could description descriptions detected determined difference differences different
-    do does done edit edits either else exactly exist exists for found given has have here i image images in instruction
-    instructions is it its keep known leave made mentioned modification modifications necessary need needed needs
+    a about all already and answer any apply applied applicable are as at available be because been between both can
+    caption captions change changed changes could description descriptions detected determined difference differences
+    different do does done edit edits either else exactly exist exists for found given has have here i image images in
+    instruction instructions is it its keep known leave made mentioned modification modifications necessary need needed needs
     of on or other pair photo photos picture pictures possible provided query reference remain remains required same
     scene second see seem seems sentence sentences should significant since so source stay stays target text that the
     them there therefore these they this to transformation two unchanged visible was were with would
@@ -229,7 +244,7 @@ def _says_nothing(words: Sequence[str]) -> bool:
     found = set(words)
     if found <= _FILLER or "".join(words) in ("na", "donothing", "tobedetermined"):
         return True
-    return bool(found & _NOTHING) and found <= _NOTHING | _NOTHING_MORE
+    return bool(found & _NOTHING or "as is" in " ".join(words)) and found <= _NOTHING | _NOTHING_MORE
 
 
 def _plain(text: str) -> str:

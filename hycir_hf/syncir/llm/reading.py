@@ -108,6 +108,17 @@ def without_reasoning(answer: str) -> str:
     return (None if said is None else _without_reasoning(said)) or ""
 
 
+def is_known_token(token: str) -> bool:
+    """Whether `read_answer` takes a chat template's token off by itself, perhaps with what it encloses."""
+    return any(pattern.fullmatch(token) for pattern in (_TAG, _TOKEN))
+
+
+def opened_reasoning(prompt: str) -> str:
+    """The opening tag of reasoning that a prompt ends with, or ""."""
+    tags = [tag for tag in _TAG.finditer(prompt, max(0, len(prompt) - 80)) if not prompt[tag.end() :].strip()]
+    return tags[-1][0] if tags and tags[-1].lastgroup is None else ""
+
+
 def _visible(text: str) -> str:
     """Decode entities and byte tokens, and leave out invisible characters."""
     text = _ENTITY.sub(lambda found: html.unescape(found[0]), text[: 50 * MAX_CHARACTERS])

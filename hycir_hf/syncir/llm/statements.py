@@ -53,6 +53,10 @@ _OPENER = re.compile(
     r"[^,:.]{0,60},\s*)(?=\S)",
     re.IGNORECASE,
 )
+_CHATTER = re.compile(
+    r"^(?:(?:i|we)\b.*\bhelp|(?:i'd|i would|i'll) be|happy to|glad to|thanks?|hello|hi there|let me (?:help|know))\b",
+    re.IGNORECASE,
+)
 _PREFACE = re.compile(
     r"\b(?:following|these|below|instructions?|quer(?:y|ies)|answer|changes|modifications?|edits?|steps|here|sure|"
     r"certainly|course|prompt|response|output|result|json|suggest\w*|options?)\b",
@@ -117,7 +121,7 @@ def statements(text: str) -> list[Statement]:
         is_skipping &= bool(line) and not is_labelled
         if not re.search(r"\w", statement) or is_skipping or _HEADING.match(plain_line):
             continue
-        if statement.endswith(":") and not is_last:
+        if not is_last and (statement.endswith(":") or _CHATTER.match(straightened(statement))):
             continue
         found.append(Statement(statement, is_labelled, is_last))
         is_labelled = False
