@@ -10,7 +10,9 @@ from fake_llm import FAULTS, FakeLLM, answer_to
 
 from hycir_hf.settings import ParameterError
 from hycir_hf.syncir import Answer, AnswerStore, BatchGenerator, ChatGenerator, Failure
+from hycir_hf.syncir.llm import batch as batch_module
 from hycir_hf.syncir.llm import chat as chat_module
+from hycir_hf.syncir.llm import endpoint as endpoint_module
 from hycir_hf.syncir.llm.answers import make_question, stored_outcomes, unanswered
 from hycir_hf.syncir.llm.chat import _retry_after
 
@@ -19,6 +21,7 @@ from hycir_hf.syncir.llm.chat import _retry_after
 def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(chat_module, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(endpoint_module, "SECOND_TRY_DELAY", 0.05)
 
 
 def questions(generator, count):
@@ -409,7 +412,7 @@ def test_batches_are_answered_and_what_they_leave_out_is_a_failure():
 
 
 def test_a_batch_that_was_submitted_before_is_not_paid_for_again(monkeypatch):
-    monkeypatch.setattr(chat_module, "_BATCH_SIZE", 4)
+    monkeypatch.setattr(batch_module, "_BATCH_SIZE", 4)
     with FakeLLM() as server:
         generator = BatchGenerator("m", server.url, poll_seconds=0.01)
         asked = questions(generator, 10)

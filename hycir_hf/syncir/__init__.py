@@ -27,7 +27,8 @@ _NAMES = {
     "dataset": ("refilter",),
     "filter": ("FilterResult", "Reason", "filter_triplets", "language_similarity"),
     "llm.answers": ("Answer", "AnswerStore", "Failure", "Generator", "Question", "answer_prompts"),
-    "llm.chat": ("BatchGenerator", "ChatGenerator"),
+    "llm.batch": ("BatchGenerator",),
+    "llm.chat": ("ChatGenerator",),
     "llm.local": ("LocalGenerator",),
     "launch": ("run_launched",),
     "models": ("SynCirModels", "load_captioner"),
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from .filter import FilterResult, Reason, filter_triplets, language_similarity
     from .launch import run_launched
     from .llm.answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
-    from .llm.chat import BatchGenerator, ChatGenerator
+    from .llm.batch import BatchGenerator
+    from .llm.chat import ChatGenerator
     from .llm.local import LocalGenerator
     from .models import SynCirModels, load_captioner
     from .pairs import find_image_groups, find_image_pairs, pairs_of_groups

@@ -21,7 +21,8 @@ from .checks import Check, ComposedCheck, PictureCheck
 from .config import SynCirConfig
 from .filter import EmbedSentences
 from .llm.answers import Generator
-from .llm.chat import BatchGenerator, ChatGenerator
+from .llm.batch import BatchGenerator
+from .llm.chat import ChatGenerator
 from .llm.local import LocalGenerator
 from .query_texts import QUERY_TEXT_FORMAT
 

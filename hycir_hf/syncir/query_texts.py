@@ -107,7 +107,7 @@ _REFUSAL = re.compile(
     rf"language model)\b|"
     rf"i'm (?:just )?an ai|{_SELF} (?:(?:very |really |so |truly )?sorry|afraid|unable|not able|not comfortable|"
     rf"unsure)\b|"
-    rf"{_SELF} (?:cannot|cant|can't|can not|won't|will not|must decline|have to decline|decline|apologi[sz]e|"
+    rf"{_SELF} (?:cannot|can't|can not|won't|will not|must decline|have to decline|decline|apologi[sz]e|"
     rf"do not|don't|"
     r"couldn't|could not|didn't|did not|need more|would need|am not sure|can only)\b|(?:my )?apologies\b|sorry\b(?!-)|"
     r"(?:it is|it's) not possible|(?:unable|not possible|impossible) to\b|cannot (?:help|assist|comply|generate|"
@@ -144,13 +144,13 @@ _ALOUD = re.compile(
 _NOTHING = set("no none not nothing unchanged same identical na null nil unknown undefined empty tbd idk nan".split())
 _NOTHING_MORE = set(
     """
-    a about all already and answer any apply applied applicable are as at available be because been between both can
+    a about all already and answer any applicable applied apply are as at available be because been between both can
     caption captions change changed changes could description descriptions detected determined difference differences
     different do does done edit edits either else exactly exist exists for found given has have here i image images in
-    instruction instructions is it its keep known leave made mentioned modification modifications necessary need needed needs
-    of on or other pair photo photos picture pictures possible provided query reference remain remains required same
-    scene second see seem seems sentence sentences should significant since so source stay stays target text that the
-    them there therefore these they this to transformation two unchanged visible was were with would
+    instruction instructions is it its keep known leave made mentioned modification modifications necessary need
+    needed needs of on or other pair photo photos picture pictures possible provided query reference remain remains
+    required same scene second see seem seems sentence sentences should significant since so source stay stays target
+    text that the them there therefore these they this to transformation two unchanged visible was were with would
     """.split()
 )
 _FILLER = set(

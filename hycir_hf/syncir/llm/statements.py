@@ -18,7 +18,7 @@ _NOUN = (
 _PURPOSE = (
     r"(?:\s+(?:for|to|that|which|from|of|based on|describing|between|you)\b[^:.!?\n\"“]{0,80}?"
     r"\b(?:source|target|reference|images?|pictures?|captions?|sentences?|differences?|change|edit|task|you|use|"
-    r"transform\w*|retriev\w*|this|it)\b[^:.!?\n\"“]{0,40}?)?"
+    r"transform\w*|retrieve|retrieving|retrieval|this|it)\b[^:.!?\n\"“]{0,40}?)?"
 )
 _VERB = r"(?:is|are|would be|could be|might be|can be|should be|will be|reads)(?:\s+(?:as follows|simply|just|likely))?"
 _LABEL = re.compile(
