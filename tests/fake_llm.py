@@ -48,7 +48,6 @@ class FakeLLM(LoopbackServer):
             if refused is not None:
                 return refused
             if (reply := self.reply(body)) is not None:
-                await asyncio.sleep(self.latency)
                 return web.json_response(reply[1], status=reply[0])
             if self.random.random() < self.fault_share:
                 return await self.misbehave(request, self.random.choice(self.faults))

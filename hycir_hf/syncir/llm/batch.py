@@ -78,8 +78,7 @@ class BatchGenerator(Endpoint):
         lines: list[str] = []
         size = 0
         for question in waiting.values():
-            sent = {name: value for name, value in self.sent().items() if value is not None}
-            body = {"model": self.name, "messages": question.messages, **sent}
+            body = {"model": self.name, "messages": question.messages, **self.sent()}
             request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
             line = json.dumps(request) + "\n"
             if keys and (len(keys) == _BATCH_SIZE or size + len(line) > _BATCH_BYTES):

@@ -89,8 +89,7 @@ class ChatGenerator(Endpoint):
         openai = openai_package()
         try:
             messages = await asyncio.to_thread(question.make_messages)  # may read images
-            sent = {name: value for name, value in self.sent().items() if value is not None}
-            call = client.chat.completions.create(model=self.name, messages=messages, extra_body=sent)
+            call = client.chat.completions.create(model=self.name, messages=messages, extra_body=self.sent())
             completion = await asyncio.wait_for(call, self.timeout)
             return self.outcome(completion.to_dict(warnings=False)), 0.0
         except openai.APIStatusError as error:

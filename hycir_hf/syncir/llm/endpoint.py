@@ -66,7 +66,8 @@ class Endpoint:
 
     def sent(self) -> dict[str, Any]:
         """What a request's body holds besides model and messages."""
-        return {**self.parameters, **self.parameters.get("extra_body", {})} | {"extra_body": None}
+        parameters = {name: value for name, value in self.parameters.items() if name != "extra_body"}
+        return {**parameters, **self.parameters.get("extra_body", {})}
 
     def words(self, text: str) -> str:
         """The endpoint's words, as they may be shown: one line, without the key."""
