@@ -32,7 +32,7 @@ def test_all_questions_are_answered_at_the_concurrency_asked_for():
     with FakeLLM(latency=0.02) as server:
         generator = ChatGenerator("m", server.url, concurrency=8, temperature=0.0)
         asked = questions(generator, 40)
-        outcomes = {question.key: outcome for question, outcome in generator(iter(asked))}
+        outcomes = {question.key: outcome for question, outcome in generator(question for question in asked)}
     assert len(outcomes) == 40
     assert {outcome.text for outcome in outcomes.values()} == {answer_to(q.messages) for q in asked}
     assert server.most_active == 8 and server.requests[0]["temperature"] == 0.0

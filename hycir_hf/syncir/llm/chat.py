@@ -144,16 +144,16 @@ class _Calls:
 
     async def _next(self) -> "list[_Outcome]":
         free = 0 if self._refused else self._concurrency - len(self._tasks)
-        for question in islice(self._open_questions(), free):
+        for question in self._take(free):
             self._tasks.add(self._loop.create_task(self._ask(self._client, question, self._stopping)))
         done = (await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED))[0] if self._tasks else set()
         self._tasks.difference_update(done)
         return [task.result() for task in done]
 
-    def _open_questions(self) -> Iterator[Question]:
-        while self._again:
-            yield self._again.pop()
-        yield from self._waiting
+    def _take(self, count: int) -> list[Question]:
+        """The next questions; those that were put off come first."""
+        again, self._again = self._again[:count], self._again[count:]
+        return again + list(islice(self._waiting, count - len(again)))
 
     def _try_again(self, has_worked: bool) -> bool:
         """Ask a refused question once more if the endpoint has worked in this run; else raise why it was refused."""
