@@ -144,13 +144,14 @@ _ALOUD = re.compile(
 _NOTHING = set("no none not nothing unchanged same identical na null nil unknown undefined empty tbd idk nan".split())
 _NOTHING_MORE = set(
     """
-    a about all already and answer any applicable applied apply are as at available be because been between both can
-    caption captions change changed changes could description descriptions detected determined difference differences
-    different do does done edit edits either else exactly exist exists for found given has have here i image images in
-    instruction instructions is it its keep known leave made mentioned modification modifications necessary need
-    needed needs of on or other pair photo photos picture pictures possible provided query reference remain remains
-    required same scene second see seem seems sentence sentences should significant since so source stay stays target
-    text that the them there therefore these they this to transformation two unchanged visible was were with would
+    a about above all already and answer any applicable applied apply are arent as at available be because been
+    between both can caption captions change changed changes could description descriptions detected determined
+    difference differences different do does doesnt done dont edit edits either else exactly exist exists for found
+    given has have here i image images in instruction instructions is isnt it its keep known leave made mentioned
+    modification modifications necessary need needed needs no of on or other pair photo photos picture pictures
+    possible provided query reference remain remains required same scene second see seem seems sentence sentences
+    should significant since so source stay stays target text that the them there therefore theres these they this to
+    transformation two unchanged visible was were with would
     """.split()
 )
 _FILLER = set(

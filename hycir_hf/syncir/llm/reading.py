@@ -21,14 +21,14 @@ _INVISIBLE = re.compile(
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]\w{1,30});", re.IGNORECASE)
 
 _REASONING = (
-    r"(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reason(?:ing|s)?|reflect(?:ion)?|analysis|scratch_?pad|rationale|cot|"
-    r"(?:inner|internal)_?(?:monologue|thoughts?)|monologue|chain_of_thought|deliberation|planning|explanation|details)"
-    r"(?:_(?:process|content|block|budget_reflect))?"
+    r"(?:\w{1,20}:)?[\w-]{0,20}?(?:think|thought|reason|reflect|monologue|scratch_?pad|analysis|rationale|deliberat|"
+    r"planning|critique|explanation|chain[_-]of|思考|\bcot|\bdetails\b)[\w-]{0,30}?"
 )
 _TAG = re.compile(
-    rf"\\?<\s*[|｜]?\s*(?:(?P<close>\\?/\s*|end(?:_of)?_)|(?:begin|start)(?:_of)?_)?{_REASONING}(?P<end>_end)?(?:_start)?"
+    rf"\\?<\s*[|｜]?\s*(?:(?P<close>\\?/\s*|end(?:_of)?_)|(?:begin|start)(?:_of)?_)?{_REASONING}(?P<end>[_-]end)?(?:[_-]start)?"
     r"(?:\s[^<>\n]{0,200}?)?\s*(?P<empty>/)?\s*[|｜]?\\?>"
-    r"|\[(?P<close2>/)?(?:think(?:ing)?|thoughts?)\]|◁(?P<close3>/)?think▷|<\|channel>\w*|(?P<close4><channel\|>)"
+    r"|\[(?P<close2>/)?(?:think(?:ing)?|thoughts?)\]|\[(?P<close9>/)(?:reasoning|analysis|reflection)\]"
+    r"|\[(?:reasoning|analysis|reflection)\](?=[^\[]{0,20000}\[/)|◁(?P<close3>/)?think▷|<\|channel>\w*|(?P<close4><channel\|>)"
     r"|<\|inner_prefix\|>|(?P<close5><\|inner_suffix\|>)"
     r"|^thinking(?:\.\.\.|…)[ \t]*$|^(?P<close6>(?:\.\.\.|…)\s?done thinking\.?)"
     r"|^[\W_]*here(?:'s| is) my (?:thought|thinking|reasoning)(?: process)?\W*$"
@@ -44,7 +44,7 @@ _ROLE = r"(?:\s*(?:assistant|model|chatbot|user|system)\b(?:[ \t]*\n)?)?"
 _TOKEN = re.compile(
     rf"<[|｜](?:im_start|im_assistant|start_header_id|start|start_of_role|turn)[|｜]?>{_ROLE}|<start_of_turn>{_ROLE}"
     r"|<[|｜][^<>|｜\n]{1,40}[|｜]>|<\|\w{1,20}>|<\w{1,20}\|>|\[\|\w{1,20}\|\]|</?s>"
-    r"|</?(?:bos|eos|eod|eot|eom|pad|unk|sep|cls|mask|stop|(?:begin|start|end)_?of_?\w+|extra_id_\d+|reserved_\w+|"
+    r"|</?(?:bos|eos|eod|eot|eom|pad|unk|sep|cls|mask|stop|end|(?:begin|start|end)_?of_?\w+|extra_id_\d+|reserved_\w+|"
     r"unused\d+|special_\d+)>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|ASSISTANT|EOS|BOS|PAD|UNK|CLS|SEP|MASK)\]",
     re.IGNORECASE,
 )
@@ -57,6 +57,7 @@ _ANSWER_TAG = re.compile(
 _BOXED = re.compile(r"\\(?:boxed|text(?:bf|it|rm)?)\s*\{((?:[^{}]|\{[^{}]{0,500}\}){0,500})\}")
 _HTML_BLOCK = re.compile(r"</?(?:p|br|hr|div|li|ul|ol|h[1-6]|pre|blockquote|t[rdh]|table)(?:\s[^<>]*)?/?>", re.I)
 _HTML_INLINE = re.compile(r"</?(?:b|i|u|em|strong|span|code|q|small|mark|font)(?:\s[^<>]*)?/?>", re.I)
+_STRAY_TAG = re.compile(r"</[A-Za-z][\w-]{0,30}\s*>")
 _FENCE = re.compile(r"^[ \t>]*(?:```+|~~~+)[ \t]*[^\s`]*[ \t]*$", re.MULTILINE)
 _INLINE_LANGUAGE = re.compile(r"(?:```+|~~~+)[ \t]*(?:json\w*|plaintext|txt|markdown)(?=[\s{\[\"])")
 
@@ -183,7 +184,7 @@ def _unwrapped(text: str) -> str:
         text = tagged[-1] if tagged else text
         boxed = [found[1] for found in _BOXED.finditer(text)]
         text = boxed[-1] if boxed else text
-        text = _HTML_INLINE.sub("", _HTML_BLOCK.sub("\n", text))
+        text = _STRAY_TAG.sub("", _HTML_INLINE.sub("", _HTML_BLOCK.sub("\n", text)))
         text = _json_text(text).strip()
         if text == before:
             break

@@ -13,7 +13,7 @@ _NOUN = (
     rf"(?!(?:change|edit)\s+(?:text|answer|output|result|image|picture)\b)"
     rf"(?:(?:the|an?|my|your|this|one)\s+)?(?:(?:{_ADJECTIVES})\s+){{0,4}}"
     r"(?:instructions?|quer(?:y|ies)|(?:query|modification|output)\s+text|modification|answer|response|output|result|"
-    r"solution|prompt|command|request|edit|change|text|assistant|ai|bot|conclusion)"
+    r"solution|prompt|command|request|edit|change|text|assistant|ai|bot|conclusion|difference|action|suggestion|task)"
 )
 _PURPOSE = (
     r"(?:\s+(?:for|to|that|which|from|of|based on|describing|between|you)\b[^:.!?\n\"“]{0,80}?"
@@ -35,7 +35,7 @@ _HEADING = re.compile(rf"^[\W_]*{_NOUN}[\W_]*$", re.IGNORECASE)
 _ALOUD_LABEL = re.compile(
     r"^[\W_]*(?:(?:my|the|short|brief|step[- ]by[- ]step|chain of)\s+)*(?:reason(?:ing|s)?|thoughts?(?: process)?|"
     r"thinking(?: process)?|analysis|explanations?|rationale|justification|notes?|observations?|comparison|"
-    r"(?:key |main )?differences?|(?:source|target|reference)(?: (?:sentence|caption|image|picture))?)"
+    r"(?:key |main )?differences|(?:source|target|reference)(?: (?:sentence|caption|image|picture))?)"
     r"(?:[\W_]*$|[*_]*\s*:)",
     re.IGNORECASE,
 )
@@ -47,6 +47,7 @@ _BULLET = re.compile(
 _OPENER = re.compile(
     r"^(?:(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|definitely|gladly|understood|got it|no problem|"
     r"great(?: question)?|alright|happy to help|i'd be happy to help|yes)\s*(?:[!,.]+|[:–—-](?=\s))\s*"
+    r"|here(?:'s| is) (?:the|an?|your|one)\b[^.:!?\"]{0,60}[.!]\s+"
     r"|(?:here you (?:go|are)|here it is)\s*[-:!.,–—]+\s*"
     r"|(?:based on|given|considering|to (?:find|get|go|reach|retrieve|turn|transform|change|move|convert)\b|from)\b"
     r"[^,:.]{0,100}\b(?:source|target|reference|captions?|sentences?|descriptions?|information|differences?)\b"
@@ -87,6 +88,7 @@ _PAIRS = {
     "*": "*",
     "_": "_",
 }
+_STRAIGHT = str.maketrans("’‘ʼ`：", "'''':")
 _DANGLING = re.compile(r"(?:\b(?:and|or|the|an?|with|in|on|of|to|by|into|from|for)|,)$", re.IGNORECASE)
 
 
@@ -186,5 +188,5 @@ def _unquoted(text: str) -> str:
 
 
 def straightened(text: str) -> str:
-    """A text of the same length with straight apostrophes."""
-    return text.replace("’", "'").replace("‘", "'").replace("ʼ", "'").replace("`", "'")
+    """A text of the same length with straight apostrophes and colons."""
+    return text.translate(_STRAIGHT)
