@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 
 import pytest
+from aiohttp import web
 from fake_llm import FAULTS, FakeLLM, answer_to
 
 from hycir_hf.settings import ParameterError
@@ -390,6 +391,21 @@ def test_a_failed_batch_stops_with_its_reason():
         generator = BatchGenerator("m", server.url, poll_seconds=0.01)
         with pytest.raises(ValueError, match="The model is unknown"):
             list(generator(iter(questions(generator, 3))))
+
+
+def test_a_gateway_that_refuses_once_does_not_end_a_batch():
+    server, asked = FakeLLM(), []
+    look = server.get_batch
+
+    async def refuse_once(request):
+        asked.append(request.path)
+        return web.json_response({"error": {"message": "no"}}, status=404) if len(asked) == 1 else await look(request)
+
+    server.get_batch = refuse_once
+    with server:
+        generator = BatchGenerator("m", server.url, poll_seconds=0.01)
+        assert len(list(generator(iter(questions(generator, 3))))) == 3
+    assert len(server.batches) == 1 and len(asked) > 1
 
 
 def test_rare_line_ends_in_a_batch_answer_lose_nothing():
