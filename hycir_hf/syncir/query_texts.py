@@ -144,15 +144,15 @@ _ALOUD = re.compile(
 _NOTHING = set("no none not nothing unchanged same identical na null nil unknown undefined empty tbd idk nan".split())
 _NOTHING_MORE = set(
     """
-    a about above all already and answer any applicable applied apply are arent as at available be because been
+    a about above all already and answer any applicable applied apply are aren't as at available be because been
     between both can caption captions change changed changes could description descriptions detected determined
-    difference differences different do does doesnt done dont edit edits either else exactly exist exists for found
-    given has have here i image images in instruction instructions is isnt it its keep known leave made mentioned
+    difference differences different do does doesn't done don't edit edits either else exactly exist exists for found
+    given has have here i image images in instruction instructions is isn't it its keep known leave made mentioned
     modification modifications necessary need needed needs no of on or other pair photo photos picture pictures
     possible provided query reference remain remains required same scene second see seem seems sentence sentences
-    should significant since so source stay stays target text that the them there therefore theres these they this to
+    should significant since so source stay stays target text that the them there therefore there's these they this to
     transformation two unchanged visible was were with would
-    """.split()
+    """.replace("'", "").split()
 )
 _FILLER = set(
     """
