@@ -4,7 +4,6 @@ This file travels with the model files as remote code, so it imports nothing but
 """
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 def is_hub_id(name: Any) -> bool:
     """Tell whether a name reads as a Hub id, "OWNER/NAME", and is no file or folder here."""
     return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal or a reader could misread: control characters, bidirectional marks, half surrogates."""
+    is_space = lambda one: one.isspace() and one > "\x9f" and one not in "\u2028\u2029"  # noqa: E731
+    return "".join(one if one.isprintable() or is_space(one) else repr(one)[1:-1] for one in text)
 
 
 def resolve_model(name: str, what: str = "model") -> str:
@@ -39,12 +44,6 @@ def resolve_model(name: str, what: str = "model") -> str:
             f"There is no {what} at {name!r}. Give the folder it was saved in, or its Hub id (OWNER/NAME)."
         )
     return name
-
-
-def shown(text: str) -> str:
-    """Escape what a terminal or a reader could misread: control characters, bidirectional marks, half surrogates."""
-    unsafe = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return "".join(repr(one)[1:-1] if unicodedata.category(one) in unsafe else one for one in text)
 
 
 def public_path(text: str) -> str:

@@ -57,18 +57,18 @@ def preview_triplets(
         place = Path(output) / ".work" / "preview" if output else Path(temporary)
         run = SynCirRun(few, place, settings, models, device, progress)
         if output:
-            run.texts.answers_directory = Path(output) / ".work" / "answers"
+            run._texts.answers_directory = Path(output) / ".work" / "answers"
         return _rows_of(run)
 
 
 def _rows_of(run: SynCirRun) -> list[dict[str, Any]]:
-    for stage in (run.features, run.pairs):
+    for stage in (run._features, run._pairs):
         stage.run()
-    pairs = run.pairs.pairs
+    pairs = run._pairs.pairs
     if run.config.caption_column is None:
-        run.captions.captions = _captions_of(run, sorted(set(pairs.rows.ravel().tolist())))
-    run.texts.run()
-    texts, scoring = run.texts.read(), ScoreStage(run.work)
+        run._captions.captions = _captions_of(run, sorted(set(pairs.rows.ravel().tolist())))
+    run._texts.run()
+    texts, scoring = run._texts.read(), ScoreStage(run._work)
     columns = {**texts.columns, **scoring.run(texts, pairs.rows), "row": list(range(len(texts.reasons)))}
     result = split_triplets(columns, texts.reasons, scoring.thresholds)
     rows = []
@@ -83,7 +83,7 @@ def _rows_of(run: SynCirRun) -> list[dict[str, Any]]:
 
 def _captions_of(run: SynCirRun, rows: Sequence[int]) -> list[str | None]:
     """Captions of some images; None for the others."""
-    stage = CaptionStage(replace(run.work, source=_SomeImages(run.source, rows)), run.features)
+    stage = CaptionStage(replace(run._work, source=_SomeImages(run.source, rows)), run._features)
     stage.run()
     captions = dict(zip(rows, stage.captions, strict=True))
     return [captions.get(row) for row in range(len(run.source.ids))]

@@ -86,11 +86,11 @@ class SynCirRun:
         self.source, self.output, self.device = source, Path(output), device
         self.config = config or SynCirConfig()
         loaded = LoadedModels(models or SynCirModels(), self.config, device)
-        self.work = Workplace(source, self.output / ".work", self.config, loaded, progress)
-        self.features = FeatureStage(self.work)
-        self.pairs = PairStage(self.work, self.features)
-        self.captions = CaptionStage(self.work, self.features)
-        self.texts = QueryTextStage(self.work, self.pairs, self.captions)
+        self._work = Workplace(source, self.output / ".work", self.config, loaded, progress)
+        self._features = FeatureStage(self._work)
+        self._pairs = PairStage(self._work, self._features)
+        self._captions = CaptionStage(self._work, self._features)
+        self._texts = QueryTextStage(self._work, self._pairs, self._captions)
 
     def run(self, until: str | None = None, num_shards: int = 1, shard_index: int = 0) -> dict[str, Any] | None:
         """Run the stages, one after the other; arguments and result as in `build_triplets`."""
@@ -99,8 +99,8 @@ class SynCirRun:
         if until is None and (finished := self._finished()) is not None:
             return finished
         name = "whole" if num_shards == 1 else f"{until}-{shard_index}-of-{num_shards}"
-        with single_writer(self.work.directory / f"{name}.lock", self.output):
-            for stage in (self.features, self.pairs, self.captions, self.texts):
+        with single_writer(self._work.directory / f"{name}.lock", self.output):
+            for stage in (self._features, self._pairs, self._captions, self._texts):
                 stage.run(num_shards, shard_index)
                 if until == stage.name:
                     return None
@@ -108,27 +108,27 @@ class SynCirRun:
 
     def estimate(self) -> Estimate:
         """Count the questions to the LLM and their tokens before they are paid for; runs the stages before it."""
-        for stage in (self.features, self.pairs, self.captions):
+        for stage in (self._features, self._pairs, self._captions):
             stage.run()
-        return self.texts.estimate()
+        return self._texts.estimate()
 
     def _write(self) -> dict[str, Any]:
         """Score and filter the triplets, and write the dataset."""
-        texts, pairs = self.texts.read(), self.pairs.pairs
-        scoring = ScoreStage(self.work)
-        total, generator = len(texts.reasons), self.work.models.generate.name
+        texts, pairs = self._texts.read(), self._pairs.pairs
+        scoring = ScoreStage(self._work)
+        total, generator = len(texts.reasons), self._work.models.generate.name
         columns = {
             **texts.columns,
             **scoring.run(texts, pairs.rows),
             "group_id": pairs.group_ids.tolist(),
             "triplet_id": list(range(total)),
             "generator": [public_path(generator)] * total,
-            "prompt": [self.texts.prompt.name] * total,
+            "prompt": [self._texts.prompt.name] * total,
         }
         result = split_triplets(columns, texts.reasons, scoring.thresholds)
         counts: dict[str, Any] = {
             "images": len(self.source.ids),
-            "unreadable_images": len(self.features.values.unreadable),
+            "unreadable_images": len(self._features.values.unreadable),
             "groups": pairs.num_groups,
             "pairs_with_repeats": pairs.num_groups * (2 * self.config.group_size - 3),
             "pairs": pairs.num_pairs,
@@ -148,14 +148,14 @@ class SynCirRun:
             counts=counts,
             histogram=draw_histogram(result),
         )
-        write_dataset(self.output, self.source, self.captions.captions, result, recipe)
-        if self.texts.failures:
-            logger.warning("%d questions have no answer. Their pairs are in `dropped`.", len(self.texts.failures))
+        write_dataset(self.output, self.source, self._captions.captions, result, recipe)
+        if self._texts.failures:
+            logger.warning("%d questions have no answer. Their pairs are in `dropped`.", len(self._texts.failures))
         return recipe
 
     @cached_property
     def _key(self) -> str:
-        return recipe_key(self.work.source_key, self.config)
+        return recipe_key(self._work.source_key, self.config)
 
     def _finished(self) -> dict[str, Any] | None:
         """The recipe of a dataset that these settings and images made before; None if questions are still open."""
