@@ -17,8 +17,8 @@ def is_hub_id(name: Any) -> bool:
 
 def shown(text: str) -> str:
     """Escape what a terminal or a reader could misread: control characters, bidirectional marks, half surrogates."""
-    is_space = lambda one: one.isspace() and one > "\x9f" and one not in "\u2028\u2029"  # noqa: E731
-    return "".join(one if one.isprintable() or is_space(one) else repr(one)[1:-1] for one in text)
+    harmless = "\u200c\u200d\xa0\u3000"  # joiners of scripts and emoji, wide spaces
+    return "".join(one if one.isprintable() or one in harmless else repr(one)[1:-1] for one in text)
 
 
 def resolve_model(name: str, what: str = "model") -> str:
