@@ -40,6 +40,12 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
+def shown(text: str) -> str:
+    """Escape what a terminal or a reader could misread: control characters, bidirectional marks, half surrogates."""
+    harmless = "\u200c\u200d\xa0\u3000"  # joiners of scripts and emoji, wide spaces
+    return "".join(one if one.isprintable() or one in harmless else repr(one)[1:-1] for one in text)
+
+
 def resolve_model(name: str, what: str = "model") -> str:
     """Check that a name can be a model, before anything is loaded: a saved folder, or a Hub id.
 

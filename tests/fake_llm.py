@@ -34,6 +34,7 @@ class FakeLLM(LoopbackServer):
         self.batches, self.files = {}, {}
         self.active = self.most_active = 0
         self.batch_error = None
+        self.reply = lambda body: None  # body of a request -> (status, answer), or None for the usual answer
 
     # --- the endpoints ---
 
@@ -46,6 +47,8 @@ class FakeLLM(LoopbackServer):
             refused = self.refuse(request, body)
             if refused is not None:
                 return refused
+            if (reply := self.reply(body)) is not None:
+                return web.json_response(reply[1], status=reply[0])
             if self.random.random() < self.fault_share:
                 return await self.misbehave(request, self.random.choice(self.faults))
             await asyncio.sleep(self.latency)
@@ -115,7 +118,8 @@ class FakeLLM(LoopbackServer):
         for line in self.files[body["input_file_id"]].splitlines():
             asked = json.loads(line)
             self.answered[json.dumps(asked["body"]["messages"], sort_keys=True)] += 1
-            response = {"status_code": 200, "body": self.completion(asked["body"])}
+            status, said = self.reply(asked["body"]) or (200, self.completion(asked["body"]))
+            response = {"status_code": status, "body": said}
             lines.append(
                 json.dumps({"custom_id": asked["custom_id"], "response": response, "error": None}, ensure_ascii=False)
             )

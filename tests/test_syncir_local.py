@@ -3,7 +3,7 @@ import torch
 from conftest import BOS, EOS, PAD, VOCAB_SIZE, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hycir_hf.syncir import FEW_SHOT_PROMPT, LocalGenerator
+from hycir_hf.syncir import FEW_SHOT_PROMPT, LocalGenerator, parse_query_text
 from hycir_hf.syncir.llm import local as local_module
 from hycir_hf.syncir.llm.answers import make_question
 
@@ -80,3 +80,41 @@ def test_it_loads_from_a_folder(tmp_path):
     loaded = LocalGenerator.from_pretrained(str(tmp_path), name="tiny", batch_size=4, max_new_tokens=6)
     asked = questions(generator, 5)
     assert answers(loaded, asked) == answers(generator, asked)
+
+
+def say(generator, monkeypatch, text):
+    """Let the model write a text; the answer that comes of it."""
+    ids = [*generator.tokenizer(text, add_special_tokens=False)["input_ids"], EOS]
+    write = lambda input_ids, **_: torch.cat([input_ids, torch.tensor([ids] * len(input_ids))], 1)  # noqa: E731
+    monkeypatch.setattr(generator.model, "generate", write)
+    [answer] = answers(generator, questions(generator, 1)).values()
+    return answer.text
+
+
+def test_reasoning_between_special_tokens_is_told_from_the_answer(monkeypatch):
+    generator = build_generator()
+    generator.tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=True)
+    said = say(generator, monkeypatch, "[THINK] night [/THINK] red hat")
+    assert parse_query_text(said, "a", "b") == ("red hat", None)
+
+
+def test_reasoning_that_the_template_opens_is_cut_off_without_an_end(monkeypatch):
+    generator = build_generator()
+    generator.tokenizer.chat_template = f"{TEMPLATE}<think>"
+    assert parse_query_text(say(generator, monkeypatch, "red hat"), "a", "b") == (None, "cut off")
+
+
+def test_parameters_reach_the_template_and_the_model():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE + "{% if loud %}red{% endif %}"
+    options = {"chat_template_kwargs": {"loud": True}, "repetition_penalty": 5.0, "top_k": None}
+    generator = LocalGenerator(build_language_model(), tokenizer, "tiny", max_new_tokens=6, **options)
+    plain = build_generator()
+    [question] = questions(plain, 1)
+    loud, quiet = (next(iter(each([question])))[1] for each in (generator, plain))
+    assert loud.prompt_tokens == quiet.prompt_tokens + 1
+    assert generator.parameters == {
+        "max_new_tokens": 6,
+        "repetition_penalty": 5.0,
+        "chat_template_kwargs": {"loud": True},
+    }

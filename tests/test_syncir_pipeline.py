@@ -30,11 +30,16 @@ from hycir_hf.syncir import (
     SynCirModels,
     SynCirRun,
     build_triplets,
+    preview_triplets,
     refilter,
 )
+from hycir_hf.syncir import preview as preview_module
 from hycir_hf.syncir import run as pipeline_module
 from hycir_hf.syncir import scoring as scoring_module
 from hycir_hf.syncir.llm import chat as chat_module
+from hycir_hf.syncir.llm.answers import make_question
+from hycir_hf.syncir.models import load_generator
+from hycir_hf.syncir.query_texts import QUERY_TEXT_FORMAT
 
 COLOURS = ("red", "green", "blue", "grey", "dark", "light")
 NUM_IMAGES = 30
@@ -646,6 +651,133 @@ def test_the_command_runs_estimates_and_refilters(folder, tmp_path, small_blocks
     assert "triplets kept" in capsys.readouterr().out
     assert main(["syncir", "refilter", str(tmp_path / "out"), "--threshold", "0.8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["thresholds"] == {"similarity": 0.8}
+
+
+# --- preview ----------------------------------------------------------------------------------------------------------
+
+
+def loud_answer(body):
+    """A thinking model's answer in JSON; a refusal to one question of three."""
+    said = answer_to(body["messages"])
+    text = f"<think>{said}</think>```json\n{json.dumps({'instruction': said})}\n```"
+    text = "I’m sorry, I can’t help with that." if int(said[-1], 16) % 3 == 0 else text
+    message = {"role": "assistant", "content": text}
+    return 200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}}
+
+
+def test_the_preview_shows_what_a_run_will_do_and_asks_nothing_else(folder, tmp_path, small_blocks):
+    with FakeLLM() as server:
+        server.reply = loud_answer
+        given = models(ChatGenerator("m", server.url))
+        rows = preview_triplets(folder, config(), given, n=15, output=tmp_path, progress=False)
+        assert len(rows) == 15 and 0 < len(server.requests) <= 15
+        asked = len(server.requests)
+        recipe = build_triplets(folder, tmp_path, config(), given, progress=False)
+        assert len(server.requests) == recipe["counts"]["questions"] > asked  # none was asked twice
+    parts = [pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("triplets", "dropped")]
+    made = {(row["reference_id"], row["target_id"]): row for part in parts for row in part}
+    for row in rows:
+        same = made[row["reference_id"], row["target_id"]]
+        assert all(row[name] == same[name] for name in ("reference_caption", "answer", "query_text"))
+        assert (row["dropped"] is None) == ("reason" not in same)
+    assert {"unusable answer: refusal", None} <= {row["dropped"] for row in rows}
+    read = [row["query_text"] for row in rows if row["query_text"]]
+    assert read and all(text.startswith("make it") for text in read)
+
+
+def test_the_preview_captions_only_the_images_of_its_pairs(folder, tmp_path, small_blocks):
+    captioned = []
+    given = models()
+    given.caption = lambda images: [captioned.append(text) or text for text in caption(images)]
+    rows = preview_triplets(folder, config(), given, n=3, progress=False)
+    assert len(captioned) == len({row[side] for row in rows for side in ("reference_id", "target_id")}) <= 6
+    few = preview_triplets(folder, config(), models(), n=3, max_images=15, progress=False)
+    assert all(row["target_id"] < "15.png" for row in few)
+
+
+def test_the_preview_prints_each_step_and_no_terminal_codes(folder, small_blocks, monkeypatch, capsys):
+    class Loud(Echo):
+        def __call__(self, questions):
+            for question, answer in super().__call__(questions):
+                yield question, Answer(f"<think>\x1b[31m\u202e</think>\n{answer.text}")
+
+    monkeypatch.setattr(preview_module, "SynCirRun", with_models(Loud()))
+    command = ["syncir", "preview", str(folder), "--n", "4", "--num-workers", "0", "--threshold", "0.5"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("reference ") == printed.count("answer ") == 4 and "make it" in printed
+    assert "\\x1b[31m\\u202e" in printed and "\x1b" not in printed and "\u202e" not in printed
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
+
+
+def with_models(generate):
+    """`SynCirRun` with these tests' models."""
+
+    def make(source, output, settings, given, device, progress):
+        return SynCirRun(source, output, settings, models(generate), device, progress)
+
+    return make
+
+
+# --- the LLM's settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({}, {"temperature": 0.0, "max_tokens": 60}),
+        ({"temperature": None, "max_tokens": None}, {}),
+        ({"llm_parameters": {"temperature": None, "top_p": 0.5}}, {"max_tokens": 60, "top_p": 0.5}),
+        ({"llm_parameters": {"max_tokens": None, "max_completion_tokens": 9}},
+         {"temperature": 0.0, "max_completion_tokens": 9}),
+        ({"llm": "gpt-5", "llm_parameters": {"reasoning_effort": "low"}},
+         {"max_completion_tokens": 2060, "reasoning_effort": "low"}),
+        ({"structured_output": True, "max_tokens": None, "temperature": None}, {"response_format": QUERY_TEXT_FORMAT}),
+        ({"llm_parameters": {"extra_body": {"top_k": 1}}, "temperature": None}, {"max_tokens": 60, "top_k": 1}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("api", ["chat", "batch"])
+def test_parameters_are_left_out_added_and_adapted(settings, sent, api):
+    with FakeLLM() as server:
+        generate = load_generator(config(base_url=server.url, api=api, **settings))
+        generate.poll_seconds = 0.01
+        list(generate([make_question(generate, [{"role": "user", "content": "Target caption: x"}])]))
+        bodies = server.requests or [json.loads(server.files["file-0"])["body"]]
+    assert {name: value for name, value in bodies[0].items() if name not in ("model", "messages")} == sent
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"llm_parameters": {"model": "x"}}, "llm_parameters .*model"),
+        ({"llm_parameters": {"extra_body": {"stream": True}}}, "llm_parameters .*stream"),
+        ({"llm_parameters": {"a": float("nan")}}, "llm_parameters .*JSON"),
+        ({"llm_parameters": {"a": {1, 2}}}, "llm_parameters .*JSON"),
+        ({"llm_parameters": [1]}, "llm_parameters must be a mapping"),
+        ({"llm_parameters": {"extra_body": [1]}}, "extra_body"),
+        ({"api": "local", "max_tokens": None}, "max_tokens"),
+        ({"api": "local", "structured_output": True}, "structured_output"),
+    ],
+)
+def test_wrong_parameters_are_named_before_anything_is_computed(settings, words):
+    with pytest.raises(ValueError, match=words):
+        config(**settings)
+
+
+def test_a_refused_parameter_ends_the_command_with_the_setting(folder, tmp_path, small_blocks, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with FakeLLM() as server:
+        server.reply = lambda body: (400, {"error": {"message": "Unsupported parameter: 'max_tokens'"}})
+        given = SynCirModels(embed_images, caption, None, embed_sentences, [])
+        monkeypatch.setattr(pipeline_module, "SynCirModels", lambda: given)
+        command = ["syncir", "run", str(folder), "--output", str(tmp_path), "--num-workers", "0", "--llm", "my-gpt"]
+        assert main([*command, "--base-url", server.url]) == 2
+        assert "--llm-parameters" in capsys.readouterr().err
+        server.reply = lambda body: None if "max_completion_tokens" in body else (400, {})
+        monkeypatch.setattr(pipeline_module, "SynCirModels", lambda: given)
+        advice = '{"max_tokens": null, "max_completion_tokens": 2000}'
+        assert main([*command, "--base-url", server.url, "--llm-parameters", advice, "--threshold", "0.5"]) == 0
 
 
 def test_a_threshold_may_be_given_at_once(folder, tmp_path, small_blocks, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from cyclopts import Group, Parameter
 
+from ..names import shown
 from ..settings import Settings, kind_of
 
 _SHOWN_NAMES = 5
@@ -115,11 +115,6 @@ def list_settings(settings: type[Settings]) -> str:
         text = f"  {entry.name:{width}}{_help(entry)}"
         lines.append(textwrap.fill(text, 79, subsequent_indent=indent, break_on_hyphens=False))
     return "\n".join(lines).strip()
-
-
-def shown(text: str) -> str:
-    """Escape control characters: a file name may hold a newline or a terminal's commands."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def some(names: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
-"""`hycir syncir`: triplets from unlabeled images. Subcommands: run, estimate, refilter."""
+"""`hycir syncir`: triplets from unlabeled images. Subcommands: preview, run, estimate, refilter."""
 
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,6 +10,7 @@ from cyclopts.types import PositiveInt
 
 import hycir_hf
 
+from ..names import shown
 from ..settings import ParameterError
 from ..syncir.config import SynCirConfig
 from .models import default_device
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 else:
     Flags = flags_of(SynCirConfig)
 
+_SHOWN_CHARACTERS = 500  # of a raw answer
+
 ConfigFile = Annotated[Path | None, Parameter(alias="-c")]
 
 app = App(
     name="syncir",
     help_epilogue=f"""\
 Examples:
+  hycir syncir preview photos --llm gpt-4o-mini --n 20
   hycir syncir estimate photos --output triplets --llm gpt-4o-mini \\
       --prices 0.15 0.6
   hycir syncir run photos --output triplets --llm gpt-4o-mini
@@ -131,6 +137,51 @@ def estimate(
 
 @app.command(
     help_epilogue="""\
+Examples:
+  hycir syncir preview photos --llm gpt-4o-mini --n 20
+  hycir syncir preview photos --output triplets --llm NAME \\
+      --base-url http://127.0.0.1:8000/v1""",
+    sort_key=0,
+)
+def preview(
+    images: str,
+    /,
+    *,
+    n: PositiveInt = 20,
+    max_images: PositiveInt = 500,
+    output: Annotated[str | None, Parameter(alias="-o")] = None,
+    config: ConfigFile = None,
+    columns: Columns | None = None,
+    settings: Flags | None = None,
+    device: Device = None,
+    common: Common | None = None,
+) -> Report:
+    """Show a few triplets: captions, the LLM's raw answers, what is read from them, and why rows are dropped.
+
+    Only these questions are asked and paid for.
+
+    Args:
+        images: Folder of images, or a dataset as PATH[:CONFIG].
+        n: Number of image pairs, drawn at random.
+        max_images: The pairs are looked for among the first so many images.
+        output: Folder of a later `hycir syncir run`, which does not ask these questions again.
+        config: YAML file of settings. A flag replaces the file's value.
+    """
+    chosen = SynCirConfig.from_yaml(config, **(settings or {}))
+    rows = hycir_hf.syncir.preview_triplets(
+        _open_source(images, columns),
+        chosen,
+        n=n,
+        max_images=max_images,
+        output=output,
+        device=device or default_device(),
+    )
+    kept = sum(row["dropped"] is None for row in rows)
+    return Report({"kept": kept, "rows": rows}, [*_preview_lines(rows), f"{kept} of {len(rows)} triplets are kept."])
+
+
+@app.command(
+    help_epilogue="""\
 Example:
   hycir syncir refilter triplets --threshold 0.8""",
     sort_key=3,
@@ -175,9 +226,29 @@ def _open_run(
     device: str | None,
 ) -> "SynCirRun":
     chosen = SynCirConfig.from_yaml(config, **(settings or {}))  # all complaints, before torch is loaded
-    columns = columns or Columns()
-    source = hycir_hf.images.open_source(images, columns.split, columns.image_column, columns.id_column)
+    source = _open_source(images, columns)
     return hycir_hf.syncir.SynCirRun(source, output, chosen, device=device or default_device())
+
+
+def _open_source(images: str, columns: Columns | None) -> Any:
+    columns = columns or Columns()
+    return hycir_hf.images.open_source(images, columns.split, columns.image_column, columns.id_column)
+
+
+def _preview_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What led to each triplet; texts of others are escaped."""
+    for number, row in enumerate(rows, 1):
+        yield shown(f"{number}  {row['reference_id']} -> {row['target_id']}")
+        similarity = "" if row["similarity"] is None else f"similarity {row['similarity']:.4f}"
+        for name, value in (
+            ("reference", row["reference_caption"]),
+            ("target", row["target_caption"]),
+            ("answer", textwrap.shorten(shown(row["answer"]), _SHOWN_CHARACTERS)),
+            ("query text", row["query_text"]),
+            ("kept" if row["dropped"] is None else "dropped", row["dropped"] or similarity),
+        ):
+            yield f"   {name:10}  {shown(value)}"
+        yield ""
 
 
 def _report(output: str, recipe: dict[str, Any]) -> Report:

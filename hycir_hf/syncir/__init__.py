@@ -8,6 +8,7 @@ scoring.py      the stage of the scores
 stages.py       the first stages of a run: features, pairs, captions
 questions.py    the stage of the query texts
 run.py          all of it in order, resumable
+preview.py      a few triplets with all that led to them
 provenance.py   what the result was made from
 models.py       SynCir's models, given or loaded by name
 dataset.py      the dataset's folder; report.py: its card and report page
@@ -26,12 +27,14 @@ _NAMES = {
     "dataset": ("refilter",),
     "filter": ("FilterResult", "Reason", "filter_triplets", "language_similarity"),
     "llm.answers": ("Answer", "AnswerStore", "Failure", "Generator", "Question", "answer_prompts"),
-    "llm.chat": ("BatchGenerator", "ChatGenerator"),
+    "llm.batch": ("BatchGenerator",),
+    "llm.chat": ("ChatGenerator",),
     "llm.local": ("LocalGenerator",),
     "launch": ("run_launched",),
     "models": ("SynCirModels", "load_captioner"),
     "pairs": ("find_image_groups", "find_image_pairs", "pairs_of_groups"),
     "query_texts": ("FEW_SHOT_PROMPT", "PAPER_PROMPT", "VISION_PROMPT", "Prompt", "parse_query_text"),
+    "preview": ("preview_triplets",),
     "report": ("count_rows", "share_kept"),
     "run": ("Estimate", "SynCirRun", "build_triplets"),
 }
@@ -45,10 +48,12 @@ if TYPE_CHECKING:
     from .filter import FilterResult, Reason, filter_triplets, language_similarity
     from .launch import run_launched
     from .llm.answers import Answer, AnswerStore, Failure, Generator, Question, answer_prompts
-    from .llm.chat import BatchGenerator, ChatGenerator
+    from .llm.batch import BatchGenerator
+    from .llm.chat import ChatGenerator
     from .llm.local import LocalGenerator
     from .models import SynCirModels, load_captioner
     from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
+    from .preview import preview_triplets
     from .query_texts import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
     from .report import count_rows, share_kept
     from .run import Estimate, SynCirRun, build_triplets

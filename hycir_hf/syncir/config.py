@@ -3,6 +3,7 @@
 This module is light (no torch), so that `hycir syncir run --help` is quick.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -57,8 +58,13 @@ class SynCirConfig(Settings):
     examples: list[list[str]] | None = setting(
         None, "Examples for the prompt: a list of [reference caption, target caption, query text], as JSON."
     )
-    temperature: float = setting(0.0, "Temperature of the LLM; 0 repeats best.", at_least=0)
-    max_tokens: int = setting(60, "Longest answer, in tokens.", at_least=1)
+    temperature: float | None = setting(0.0, "Temperature of the LLM; 0 repeats best. null sends none.", at_least=0)
+    max_tokens: int | None = setting(60, "Longest answer, in tokens. null sends none.", at_least=1)
+    llm_parameters: dict[str, Any] | None = setting(
+        None,
+        'Further parameters of each call, as JSON, such as {"reasoning_effort": "low"}; null leaves one out.',
+    )
+    structured_output: bool = setting(False, "Ask for JSON by a schema (response_format), where the endpoint can.")
     concurrency: int = setting(32, "Calls at the same time (chat), or questions in a batch (local).", at_least=1)
     timeout: float = setting(60.0, "Seconds until a call is given up.")
     max_attempts: int = setting(8, "Calls for one question before it counts as failed.", at_least=1)
@@ -104,6 +110,12 @@ class SynCirConfig(Settings):
         """Yield which settings do not go together."""
         if (self.prompt, self.api) == ("vision", "local"):
             yield "prompt 'vision' does not work with api 'local': an LLM in this process sees no images"
+        if self.api == "local" and self.max_tokens is None:
+            yield "max_tokens must be a number with api 'local'"
+        if self.structured_output and self.api == "local":
+            yield "structured_output does not work with api 'local'"
+        if wrong := _wrong_parameters(self.llm_parameters or {}):
+            yield f"llm_parameters {wrong}"
         if not self.timeout > 0:
             yield f"timeout must be above 0, but it is {self.timeout}"
         if not all(map(_is_example, self.examples or ())):
@@ -116,6 +128,20 @@ class SynCirConfig(Settings):
             return prompt
         examples = tuple((reference, target, text) for reference, target, text in self.examples)
         return Prompt(prompt.name, prompt.instruction, examples)
+
+
+def _wrong_parameters(parameters: dict[str, Any]) -> str | None:
+    """What is wrong with further parameters of a call, or None."""
+    own = sorted({"model", "messages", "stream"} & {*parameters, *(parameters.get("extra_body") or ())})
+    if own:
+        return f"cannot set {', '.join(own)}"
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"must be JSON ({error})"
+    if not all(isinstance(name, str) for name in parameters):
+        return "must have texts as names"
+    return None if isinstance(parameters.get("extra_body", {}), dict) else "must hold a mapping as extra_body"
 
 
 def _is_example(one: Any) -> bool:

@@ -8,6 +8,7 @@ embed sentences  any model of sentence-transformers (paper: BERT, here with mean
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from .checks import Check, ComposedCheck, PictureCheck
 from .config import SynCirConfig
 from .filter import EmbedSentences
 from .llm.answers import Generator
-from .llm.chat import BatchGenerator, ChatGenerator
+from .llm.batch import BatchGenerator
+from .llm.chat import ChatGenerator
 from .llm.local import LocalGenerator
+from .query_texts import QUERY_TEXT_FORMAT
 
 EmbedImages = Callable[[list[Image]], np.ndarray]
 """B images in RGB -> `(B, D)`."""
@@ -138,10 +141,12 @@ def load_captioner(path: str, device: str = "cpu", max_new_tokens: int = 30) -> 
 def load_generator(config: SynCirConfig, device: str = "cpu") -> Generator:
     """Make the LLM that the settings name: an endpoint, a Batch API, or a model in this process."""
     if config.api == "local":
-        return LocalGenerator.from_pretrained(
-            config.llm, device, batch_size=config.concurrency, max_new_tokens=config.max_tokens
-        )
-    parameters = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        options = {"max_new_tokens": config.max_tokens, **(config.llm_parameters or {})}
+        return LocalGenerator.from_pretrained(config.llm, device, batch_size=config.concurrency, **options)
+    parameters: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    if config.structured_output:
+        parameters["response_format"] = QUERY_TEXT_FORMAT
+    parameters |= config.llm_parameters or {}
     if config.api == "batch":
         return BatchGenerator(config.llm, config.base_url, **parameters)
     return ChatGenerator(

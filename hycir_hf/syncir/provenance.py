@@ -14,7 +14,7 @@ from ..images import FileSource
 from ..names import public_path
 from .config import SynCirConfig
 
-_METHOD = 1  # raise it when the same answers would give other triplets
+_METHOD = 2  # raise it when the same answers would give other triplets
 _PROSE = ("images_license", "note")  # settings that are neither a name nor a path
 _RUN_ONLY = ("concurrency", "timeout", "max_attempts", "num_workers")  # settings that cannot change the result
 _PACKAGES = ("hycir_hf", "torch", "transformers", "sentence-transformers", "faiss-cpu")

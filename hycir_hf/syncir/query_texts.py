@@ -9,10 +9,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .llm.reading import read_answer
+from .llm.statements import Statement, statements, straightened
+
 Messages = list[dict[str, Any]]
 """A chat as the OpenAI-compatible APIs take it."""
 
+QUERY_TEXT_FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "query_text",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"instruction": {"type": "string"}},
+            "required": ["instruction"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""Structured output: `response_format` of an answer with one text."""
+
 MAX_WORDS = 40  # longer answers explain something or tell a story
+_ALOUD_COMPLAINT, _PROMPT_COMPLAINT, _CUT = "thinks aloud", "speaks of the prompt", "cut off"
 
 
 @dataclass(frozen=True)
@@ -82,31 +101,66 @@ VISION_PROMPT = Prompt(
 
 PROMPTS = {prompt.name: prompt for prompt in (PAPER_PROMPT, FEW_SHOT_PROMPT, VISION_PROMPT)}
 
-_LABEL = re.compile(
-    r"^\W*(?:here(?:'s| is)\s+)?(?:(?:a|an|my|the|short|brief|simple|edit(?:ing)?|final)\s+)*"
-    r"(?:instructions?|query(?: text)?|modification(?: text)?|answer|edit|change|output|text)"
-    r"(?:\s*\(\d+\))?(?:\s+is)?\W{0,2}(?::\**|\s[-–—]\s)\s*",
-    re.IGNORECASE,
-)
-_BULLET = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
-_PREFACE = re.compile(
-    r"^(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|the instruction)\b.*:\s*$", re.IGNORECASE
-)
-_INLINE_PREFACE = re.compile(
-    r"^(?:sure|certainly|of course|okay|ok)[!,.]\s*(?:here(?:'s| is| are)[^:]*:\s*)?", re.IGNORECASE
-)
-_EXPLANATION = re.compile(
-    r"\s*[(\[]?\b(?:explanation|note|reason|reasoning|rationale)\s*:.*$", re.IGNORECASE | re.DOTALL
-)
+_SELF = r"(?:i|we)(?:'m| am| are)?"
 _REFUSAL = re.compile(
-    r"\b(?:as an ai|language model|i(?:'m| am) (?:sorry|unable|not able)|i (?:cannot|can't|can not|apologi[sz]e)|"
-    r"unable to (?:help|assist|comply)|no instruction (?:is )?(?:needed|necessary))\b",
+    rf"(?:^|[.!?\n]\s*|\b(?:unfortunately|sorry|but|however|hmm),?\s+)(?:as an? (?:\w+ )?(?:ai|assistant|"
+    rf"language model)\b|"
+    rf"i'm (?:just )?an ai|{_SELF} (?:(?:very |really |so |truly )?sorry|afraid|unable|not able|not comfortable|"
+    rf"unsure)\b|"
+    rf"{_SELF} (?:cannot|can't|can not|won't|will not|must decline|have to decline|decline|apologi[sz]e|"
+    rf"do not|don't|"
+    r"couldn't|could not|didn't|did not|need more|would need|am not sure|can only)\b|(?:my )?apologies\b|sorry\b(?!-)|"
+    r"(?:it is|it's) not possible|(?:unable|not possible|impossible) to\b|cannot (?:help|assist|comply|generate|"
+    r"provide|"
+    r"determine|answer)|no (?:images?|captions?|pictures?|sentences?) (?:was|were|is|are|has|have) |it (?:seems|"
+    r"appears|looks) "
+    r"(?:that |like )?(?:you|the (?:images?|captions?|sentences?)|there)|(?:could|can|"
+    r"would) you (?:please )?(?:provide|share|"
+    r"clarify|upload)|please (?:provide|share|upload|clarify|give me)|(?:the|your|this) (?:request|prompt|content|"
+    r"response) "
+    r"(?:was|is|has been|violates|cannot)|lo siento|je suis désolé|désolé|es tut mir leid|mi dispiace|desculpe|lamento)"
+    r"|^(?:抱歉|对不起|很抱歉|對不起|申し訳|すみません|죄송|извините|к сожалению)",
     re.IGNORECASE,
 )
 _PROMPT_WORDS = re.compile(
-    r"\b(?:reference|target|first|second) (?:caption|picture|image)s?\b|\bcaptions?\s*:", re.IGNORECASE
+    r"\b(?:source|reference|target|first|second) (?:caption|picture|image|sentence)s?\b|\b(?:caption|sentence)s?\s*:",
+    re.IGNORECASE,
 )
-_THOUGHTS = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
+_ALOUD = re.compile(
+    rf"^\W*(?:(?:okay|ok|alright|hmm+|wait|well|so|now|right|first(?:ly| of all)?|let me think)\b\W*)*"
+    rf"(?:$|the (?:user|two (?:captions|sentences))\b|{_SELF} (?:need to|have to|should|must|will|want to|think|notice|"
+    r"going|guess|given|asked|looking|can (?:see|say|use)|know)\b|(?:i|we)'ll\b|let me\b|let's (?:see|think|analy[sz]e|"
+    r"compare|look|break|start|consider|figure|parse|examine|go|find|try|identify|tackle|focus|work)\b|"
+    r"the (?:task|question|goal) (?:is|asks|was)\b|the (?:main|key|only|biggest)? ?differences?\b|"
+    r"the (?:source|target|reference|instruction) (?:sentence|caption|picture|image|describes|shows|should|must|"
+    r"needs)\b|"
+    r"looking at the (?:source|target|captions?|sentences?|two|differences?)\b|(?:compar|analy[sz])ing the\b|"
+    r"both (?:captions|"
+    r"sentences)\b|to (?:determine|figure|identify|create|generate|write|come up|produce|craft|formulate)\b|"
+    r"thinking about (?:the|this|how)\b|given (?:that|the (?:source|captions?|sentences?|two))\b)",
+    re.IGNORECASE,
+)
+# An answer of these words alone says that there is nothing to say.
+_NOTHING = set("no none not nothing unchanged same identical na null nil unknown undefined empty tbd idk nan".split())
+_NOTHING_MORE = set(
+    """
+    a about above all already and answer any applicable applied apply are aren't as at available be because been
+    between both can caption captions change changed changes could description descriptions detected determined
+    difference differences different do does doesn't done don't edit edits either else exactly exist exists for found
+    given has have here i image images in instruction instructions is isn't it its keep known leave made mentioned
+    modification modifications necessary need needed needs no of on or other pair photo photos picture pictures
+    possible provided query reference remain remains required same scene second see seem seems sentence sentences
+    should significant since so source stay stays target text that the them there therefore there's these they this to
+    transformation two unchanged visible was were with would
+    """.replace("'", "").split()
+)
+_FILLER = set(
+    """
+    absolutely alright answer certainly course done edit exactly finished hmm here hi hello insert instruction
+    instructions is modification need of ok okay placeholder query short sure text thanks thank the understood yes
+    you your
+    """.split()
+)
 # An instruction that holds only these words and those of the reference caption changes nothing.
 _FRAME_WORDS = set(
     """
@@ -114,7 +168,6 @@ _FRAME_WORDS = set(
     that the them there they this to transform turn with
     """.split()
 )
-_QUOTES = "\"'`“”‘’«»*_ \t"
 
 
 def parse_query_text(
@@ -138,42 +191,63 @@ def parse_query_text(
         `tuple[str | None, str | None]`: The query text and None, or None and what is wrong with the answer.
     """
     # Paper: does not say how answers were cleaned. These rules are ours.
-    answer = _THOUGHTS.sub("", answer)
-    text = _first_statement(answer)
-    plain = _plain(text)
-    if not plain:
-        return None, "empty answer"
-    if is_cut and "\n" not in answer.strip():
-        return None, "cut off"
-    if _REFUSAL.search(text):
-        return None, "refusal"
-    if plain in (_plain(reference_caption), _plain(target_caption)):
-        return None, "repeats a caption"
-    if plain in {_plain(example) for example in example_texts}:
-        return None, "repeats an example"
-    if _PROMPT_WORDS.search(text):
-        return None, "speaks of the prompt"
-    if set(plain.split()) - _FRAME_WORDS <= set(_plain(reference_caption).split()):
-        return None, "says nothing new"
-    if len(plain.split()) > MAX_WORDS:
-        return None, f"longer than {MAX_WORDS} words"
-    return text, None
+    said = read_answer(answer)
+    if said is None:
+        return None, _CUT
+    found = statements(said)
+    known = {_plain(reference_caption), _plain(target_caption)}, {_plain(example) for example in example_texts}
+    complaints = [_complaint(one, reference_caption, *known, is_cut) for one in found]
+    if not found:
+        return None, _why_nothing(said, is_cut)
+    chosen = 0
+    if complaints[0] in (_ALOUD_COMPLAINT, _PROMPT_COMPLAINT, _CUT):  # thoughts, then "Instruction: ..."
+        chosen = next((i for i, one in enumerate(found) if one.is_labelled and not complaints[i]), 0)
+    text = found[chosen].text
+    return (text, None) if complaints[chosen] is None else (None, complaints[chosen])
 
 
-def _first_statement(answer: str) -> str:
-    """The first line that says something, without label, bullet, quotes and explanation."""
-    lines = [line.strip() for line in answer.replace("```", "\n").splitlines()]
-    for line in lines:
-        if _PREFACE.match(line):
-            continue
-        line = _BULLET.sub("", line)
-        line = _LABEL.sub("", _INLINE_PREFACE.sub("", line))
-        line = _BULLET.sub("", _EXPLANATION.sub("", line)).strip(_QUOTES)
-        if line:
-            return " ".join(line.split())
-    return ""
+def _complaint(
+    one: "Statement", reference_caption: str, captions: set[str], examples: set[str], is_cut: bool
+) -> str | None:
+    """What is wrong with a statement, or None."""
+    text, plain = one.text, _plain(one.text)
+    words, is_aloud = plain.split(), _ALOUD.match(straightened(one.text)) is not None
+    rules = (
+        (is_cut and (one.is_last or is_aloud or len(words) > MAX_WORDS), _CUT),
+        (_is_refusal(text), "refusal"),
+        (_says_nothing(words), "no instruction"),
+        (text[:2] in ('{"', "{'", "{\n", '["', "[{"), "unreadable JSON"),
+        (plain in captions, "repeats a caption"),
+        (plain in examples, "repeats an example"),
+        (is_aloud, _ALOUD_COMPLAINT),
+        (_PROMPT_WORDS.search(text) is not None, _PROMPT_COMPLAINT),
+        (set(words) - _FRAME_WORDS <= set(_plain(reference_caption).split()), "says nothing new"),
+        (len(words) > MAX_WORDS, f"longer than {MAX_WORDS} words"),
+    )
+    return next((complaint for applies, complaint in rules if applies), None)
+
+
+def _why_nothing(said: str, is_cut: bool) -> str:
+    """What is wrong with an answer without a statement."""
+    if not re.search(r"\w", said) or is_cut:
+        return _CUT if is_cut else "empty answer"
+    return _PROMPT_COMPLAINT if _PROMPT_WORDS.search(said) else "no instruction"
+
+
+def _is_refusal(text: str) -> bool:
+    """Whether the LLM speaks of itself or of its limits; what stands in quotation marks is not looked at."""
+    unquoted = re.sub(r"\"[^\"]*\"|“[^”]*”|(?<!\w)'[^']*'(?!\w)", "", straightened(text))
+    return _REFUSAL.search(unquoted) is not None
+
+
+def _says_nothing(words: Sequence[str]) -> bool:
+    """Whether an answer is "None", "N/A", "No change is needed" and the like, or a placeholder."""
+    found = set(words)
+    if found <= _FILLER or "".join(words) in ("na", "donothing", "tobedetermined"):
+        return True
+    return bool(found & _NOTHING or "as is" in " ".join(words)) and found <= _NOTHING | _NOTHING_MORE
 
 
 def _plain(text: str) -> str:
     """Words in lower case, without punctuation."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    return " ".join(re.findall(r"\w+", re.sub(r"(?<=\w)['’](?=\w)", "", text.lower())))

@@ -4,6 +4,7 @@ import base64
 import io
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,16 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from .filter import EQUAL_CAPTIONS, NO_ANSWER, NO_CAPTION, UNUSABLE_ANSWER, Reason, are_equal
-from .llm.answers import Answer, AnswerStore, Failure, Question, first_of_each, make_question, unanswered
+from .llm.answers import (
+    Answer,
+    AnswerStore,
+    Failure,
+    Question,
+    first_of_each,
+    make_question,
+    stored_outcomes,
+    unanswered,
+)
 from .query_texts import Messages, Prompt, parse_query_text
 from .stages import CaptionStage, PairStage, Workplace
 
@@ -70,6 +80,7 @@ class QueryTextStage:
         self.work, self._pairs, self._captions = work, pairs, captions
         self.prompt: Prompt = work.config.build_prompt()
         self.failures: dict[str, str] = {}
+        self.answers_directory = work.directory / "answers"
         self._image_url = lru_cache(maxsize=1024)(lambda row: _as_url(work.source.load(row)))
 
     def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
@@ -83,15 +94,16 @@ class QueryTextStage:
         mine = (question for number, question in enumerate(self._distinct()) if is_mine(number))
         failures = 0
         bar = tqdm(total=len(keys), initial=done, desc="Query texts", unit=" calls", disable=not self.work.progress)
-        with answers, bar:
-            for question, outcome in generate(unanswered(mine, answers, generate.pool_size)):
+        open_questions = unanswered(mine, answers, generate.pool_size)
+        with answers, bar, closing(stored_outcomes(generate, open_questions, answers)) as outcomes:
+            known = len(answers)
+            for question, outcome in outcomes:
                 if isinstance(outcome, Failure):
                     self.failures[question.key] = outcome.reason
                     failures += 1
                     bar.set_postfix(failed=failures)
-                elif question.key not in answers:
-                    answers.add(question.key, outcome)
-                    bar.update()
+                bar.update(len(answers) - known)
+                known = len(answers)
         if failures:
             logger.warning(
                 "%d questions got no answer (the last: %s). Run the same command again to ask them again.",
@@ -182,7 +194,7 @@ class QueryTextStage:
         return self.prompt.messages(captions[reference] or "", captions[target] or "", shown)
 
     def _open_answers(self) -> AnswerStore:
-        return AnswerStore(self.work.directory / "answers")
+        return AnswerStore(self.answers_directory)
 
 
 def _texts_of(messages: Messages) -> Iterator[str]:

@@ -5,7 +5,9 @@ import json
 import logging
 import os
 import secrets
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from ...files import write_json
 from ...formats import ANSWERS
 from ..query_texts import Messages
+from .reading import without_reasoning
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +198,23 @@ def first_of_each(questions: Iterable[Question]) -> Iterator[Question]:
             yield question
 
 
+def stored_outcomes(
+    generator: Generator, questions: Iterable[Question], store: AnswerStore
+) -> abc.Generator[tuple[Question, Answer | Failure], None, None]:
+    """Answer questions and store each answer before it is given out; close it to store also those that came late."""
+    outcomes = generator(questions)
+    try:
+        for question, outcome in outcomes:
+            if not isinstance(outcome, Failure):
+                store.add(question.key, outcome)
+            yield question, outcome
+    finally:
+        if hasattr(outcomes, "close"):
+            outcomes.close()
+        for question, answer in getattr(generator, "unread", ()):
+            store.add(question.key, answer)
+
+
 def answer_prompts(generator: Generator, prompts: Sequence[str], directory: Path) -> list[str]:
     """Ask a generator each prompt as a chat of one message. Answers are stored, and no prompt is asked twice.
 
@@ -204,7 +224,7 @@ def answer_prompts(generator: Generator, prompts: Sequence[str], directory: Path
         directory (`Path`): Folder of the answers.
 
     Returns:
-        `list[str]`: What the LLM wrote to each prompt.
+        `list[str]`: What the LLM wrote to each prompt, without its reasoning.
 
     Raises:
         ValueError: If a prompt got no answer; the answers that came are stored.
@@ -213,14 +233,13 @@ def answer_prompts(generator: Generator, prompts: Sequence[str], directory: Path
     reasons: list[str] = []
     with AnswerStore(directory) as store:
         open_questions = unanswered(questions, store, generator.pool_size)
-        for question, outcome in tqdm(generator(open_questions), desc="Answers", unit=" calls"):
-            if isinstance(outcome, Failure):
-                reasons.append(outcome.reason)
-            else:
-                store.add(question.key, outcome)
+        with closing(stored_outcomes(generator, open_questions, store)) as outcomes:
+            for _, outcome in tqdm(outcomes, desc="Answers", unit=" calls"):
+                if isinstance(outcome, Failure):
+                    reasons.append(outcome.reason)
     if reasons:
         raise ValueError(
             f"{len(reasons)} prompts got no answer (the first: {reasons[0]}). The other answers are stored. Run the "
             "same command again."
         )
-    return [store[question.key].text for question in questions]
+    return [without_reasoning(store[question.key].text) for question in questions]

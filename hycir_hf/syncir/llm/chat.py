@@ -1,71 +1,34 @@
-"""Asking an LLM behind an OpenAI-compatible API: many calls at once, or the Batch API.
-
-The API key comes from the environment only. It is never written or logged.
-"""
+"""Asking an LLM behind an OpenAI-compatible API, many calls at once."""
 
 import asyncio
 import email.utils
-import hashlib
-import importlib
-import json
 import logging
-import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from . import endpoint
 from .answers import Answer, Failure, Question
+from .endpoint import Endpoint, openai_package
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 _FIRST_DELAY, _MAX_DELAY, _MAX_RETRY_AFTER = 0.5, 60.0, 600.0  # seconds
 _MAX_FAILURES_IN_A_ROW = 50
-_BATCH_SIZE, _BATCH_BYTES = 20_000, 100_000_000  # requests and bytes of a batch file; the API allows 50,000 and 200 MB
-_BATCH_OVER = ("completed", "failed", "expired", "cancelled")
+
+_Outcome = tuple[Question, Answer | Failure | ValueError | None]
+"""A question and what came of it: ValueError if the run must stop, None if it is to be asked again."""
 
 
-class _Api:
-    """What both generators share: the model, its parameters and the endpoint."""
-
-    pool_size = 1
-
-    def __init__(self, model: str, base_url: str | None = None, **parameters: Any) -> None:
-        self.name = model
-        self.parameters = parameters
-        self.base_url = base_url
-
-    def _key(self) -> str:
-        key = os.environ.get(KEY_VARIABLE)
-        if not key and not self.base_url:
-            raise ValueError(
-                f"The environment variable {KEY_VARIABLE} is not set. Set it to your API key, or give base_url for an "
-                "endpoint of your own."
-            )
-        return key or "none"
-
-    def _client(self, kind: str, **options: Any) -> Any:
-        return getattr(_openai(), kind)(base_url=self.base_url, api_key=self._key(), **options)
-
-    def _hide_key(self, text: str) -> str:
-        key = os.environ.get(KEY_VARIABLE)
-        return text.replace(key, "***") if key else text
-
-    def _stop(self, error: Exception) -> ValueError:
-        place = self.base_url or "the OpenAI API"
-        reason = self._hide_key(" ".join(str(error).split()))
-        return ValueError(
-            f"{place} refused the request for the model {self.name!r}: {reason}. Correct {KEY_VARIABLE}, llm or "
-            "base_url and run the same command again. The answers that came are stored."
-        )
-
-
-class ChatGenerator(_Api):
+class ChatGenerator(Endpoint):
     """Chat completions, many at once. Retries on 429, 5xx, time-outs and answers that cannot be read.
+
+    If the endpoint refuses a request (401, 404 ...), no further question is asked, and the answers under way are
+    awaited. If there was an answer before, the refused question is asked once more; then the run stops.
 
     Args:
         model (`str`): The API's name of the model.
@@ -73,10 +36,13 @@ class ChatGenerator(_Api):
         concurrency (`int`): Number of calls at once.
         timeout (`float`): Seconds for one call.
         max_attempts (`int`): Number of calls for one question before this run gives it up.
-        parameters: Sent with each call: `temperature`, `max_tokens` ...
+        parameters: Sent with each call: `temperature`, `max_tokens`, `extra_body` ... None leaves one out.
+
+    Attributes:
+        unread (`list`): Questions and answers that had come when the caller stopped reading.
 
     Raises:
-        ValueError: While answering, if key, model or quota are refused, or the endpoint stops answering.
+        ValueError: While answering, if key, model, quota or a parameter are refused, or the endpoint stops answering.
     """
 
     def __init__(
@@ -91,207 +57,147 @@ class ChatGenerator(_Api):
     ) -> None:
         super().__init__(model, base_url, **parameters)
         self.concurrency, self.timeout, self.max_attempts = concurrency, timeout, max_attempts
+        self.unread: list[tuple[Question, Answer]] = []
 
     def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
         """Answer the questions; answers come in any order."""
-        waiting = iter(questions)
-        client = self._client("AsyncOpenAI", timeout=self.timeout, max_retries=0)
-        calls: set[asyncio.Task] = set()
-        loop = asyncio.new_event_loop()
-        failures = 0
+        self.unread = []
+        client = self.client("AsyncOpenAI", timeout=self.timeout, max_retries=0)
+        calls = _Calls(client, self._ask, questions, self.concurrency)
+        try:
+            yield from calls.outcomes(self.place)
+        finally:
+            self.unread = calls.close()
 
-        async def next_answers() -> set[asyncio.Task]:
-            calls.update(loop.create_task(self._ask(client, q)) for q in islice(waiting, self.concurrency - len(calls)))
-            done = (await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED))[0] if calls else set()
-            calls.difference_update(done)
-            return done
-
-        # In a thread of its own: the caller may be a notebook, which has a running loop.
-        with ThreadPoolExecutor(1, "hycir-chat") as thread:
-            try:
-                while done := thread.submit(loop.run_until_complete, next_answers()).result():
-                    for question, outcome in _answers_first(done):
-                        failures = failures + 1 if isinstance(outcome, Failure) else 0
-                        yield question, outcome
-                        if isinstance(outcome, Failure) and failures >= _MAX_FAILURES_IN_A_ROW:
-                            raise ValueError(
-                                f"{self.base_url or 'The OpenAI API'} answered none of the last {failures} questions "
-                                f"({outcome.reason}). Run the same command again when it works."
-                            )
-            finally:
-                loop.call_soon_threadsafe(loop.stop)  # at Ctrl-C the thread is still waiting
-                thread.submit(_end, loop, calls, client).result()
-
-    async def _ask(self, client: Any, question: Question) -> tuple[Question, Answer | Failure]:
-        """Ask until there is an answer, or the attempts are used up."""
-        openai = _openai()
+    async def _ask(self, client: Any, question: Question, stopping: asyncio.Event) -> _Outcome:
+        """Ask until there is an answer, or the attempts are used up; None if the run is stopping meanwhile."""
         reason = ""
         for attempt in range(self.max_attempts):
-            delay = 0.0
-            try:
-                messages = await asyncio.to_thread(question.make_messages)  # may read images
-                call = client.chat.completions.create(model=self.name, messages=messages, **self.parameters)
-                return question, _answer_of(await asyncio.wait_for(call, self.timeout))
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise self._stop(error) from error
-            except openai.APIStatusError as error:
-                if error.code in ("insufficient_quota", "model_not_found", "invalid_api_key"):
-                    raise self._stop(error) from error
-                reason = f"HTTP {error.status_code}"
-                if error.status_code < 500 and error.status_code not in (408, 409, 425, 429):
-                    said = error.response.text or str(error)  # servers put the reason in different places
-                    return question, Failure(self._hide_key(f"{reason}: {' '.join(said.split())[:200]}"))
-                delay = _retry_after(error.response.headers)
-            except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
-                reason = "time-out" if "Timeout" in type(error).__name__ else type(error).__name__
-            except (ValueError, AttributeError, TypeError, LookupError) as error:  # a body that is no completion
-                reason = f"unreadable answer ({type(error).__name__})"
+            outcome, delay = await self._try(client, question)
+            if not isinstance(outcome, str):
+                return question, outcome
+            reason = outcome
             if attempt + 1 < self.max_attempts:
                 backoff = min(_MAX_DELAY, _FIRST_DELAY * 2**attempt) * random.uniform(0.5, 1.0)
-                await asyncio.sleep(max(delay, backoff))
+                with suppress(TimeoutError, asyncio.TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), max(delay, backoff))
+                    return question, None
         return question, Failure(f"{self.max_attempts} attempts, the last: {reason}")
 
-
-def _end(loop: asyncio.AbstractEventLoop, calls: set[asyncio.Task], client: Any) -> None:
-    """Cancel the calls that are running, and close the loop."""
-
-    async def end() -> None:
-        tasks = calls | asyncio.all_tasks() - {asyncio.current_task()}  # also those that ended but were not read
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await client.close()
-
-    with suppress(RuntimeError):  # the loop had already stopped
-        loop.run_until_complete(asyncio.sleep(0))
-    loop.run_until_complete(end())
-    loop.close()
-
-
-def _answers_first(calls: set[asyncio.Task]) -> Iterator[tuple[Question, Answer | Failure]]:
-    """Give out the results of finished calls; a refused call raises only after the answers of the others."""
-    for call in sorted(calls, key=lambda call: call.exception() is not None):
-        yield call.result()
+    async def _try(self, client: Any, question: Question) -> "tuple[Answer | Failure | ValueError | str, float]":
+        """Ask once: the outcome, and how many seconds the server asks us to wait. A text says why to try again."""
+        openai = openai_package()
+        try:
+            messages = await asyncio.to_thread(question.make_messages)  # may read images
+            call = client.chat.completions.create(model=self.name, messages=messages, extra_body=self.sent())
+            completion = await asyncio.wait_for(call, self.timeout)
+            return self.outcome(completion.to_dict(warnings=False)), 0.0
+        except openai.APIStatusError as error:
+            text = error.response.text or str(error)
+            return self.verdict(error.status_code, text), _retry_after(error.response.headers)
+        except (openai.APIError, TimeoutError, asyncio.TimeoutError) as error:
+            return "time-out" if "Timeout" in type(error).__name__ else type(error).__name__, 0.0
+        except (ValueError, AttributeError, TypeError, LookupError) as error:  # a body that is no completion
+            return f"unreadable answer ({type(error).__name__})", 0.0
 
 
-class BatchGenerator(_Api):
-    """The Batch API: half the price, answers within a day.
+class _Calls:
+    """The calls of one run, in a thread of their own: the caller may be a notebook, which has a running loop."""
 
-    Each batch carries a tag of model and parameters in its metadata. A run first collects the answers of earlier
-    batches with its tag and then submits the questions that are left. So an interrupted run pays for nothing twice.
+    def __init__(self, client: Any, ask: Callable[..., Any], questions: Iterable[Question], concurrency: int) -> None:
+        self._client, self._ask, self._concurrency = client, ask, concurrency
+        self._waiting, self._again = iter(questions), list[Question]()
+        self._tasks: set[asyncio.Task] = set()
+        self._arrived: list[_Outcome] = []
+        self._refused: list[tuple[Question, ValueError]] = []
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "hycir-chat")
 
-    Args:
-        model (`str`): The API's name of the model.
-        base_url (`str`, *optional*): Any endpoint with a Batch API; OpenAI's own by default.
-        poll_seconds (`float`): Seconds between two requests for a batch's state.
-        parameters: Sent with each request: `temperature`, `max_tokens` ...
-    """
+    def outcomes(self, place: str) -> Iterator[tuple[Question, Answer | Failure]]:
+        """Give out answers and failures as they come; ValueError if the endpoint refuses or answers nothing more."""
+        has_worked, failures = False, 0
+        while self._step() or self._try_again(has_worked):
+            while self._arrived:
+                question, outcome = self._arrived.pop()
+                if outcome is None:
+                    self._again.append(question)
+                elif isinstance(outcome, ValueError):
+                    self._stop(question, outcome)
+                else:
+                    failures = failures + 1 if isinstance(outcome, Failure) else 0
+                    has_worked |= failures == 0
+                    yield question, outcome
+                    if isinstance(outcome, Failure) and failures == _MAX_FAILURES_IN_A_ROW:
+                        said = f"answered none of the last {failures} questions ({outcome.reason})"
+                        self._stop(question, _SilentError(f"{place} {said}. Run the same command again when it works."))
 
-    def __init__(
-        self, model: str, base_url: str | None = None, *, poll_seconds: float = 30.0, **parameters: Any
-    ) -> None:
-        super().__init__(model, base_url, **parameters)
-        self.poll_seconds = poll_seconds
-        self._tag = hashlib.sha256(json.dumps([model, parameters], sort_keys=True).encode()).hexdigest()[:32]
+    def _stop(self, question: Question, error: ValueError) -> None:
+        """Ask no new question; those under way are awaited."""
+        self._refused.append((question, error))
+        self._loop.call_soon_threadsafe(self._stopping.set)
 
-    def __call__(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Answer the questions, batch by batch; all of them are held in memory."""
-        openai = _openai()
-        waiting = {question.key: question for question in questions}
-        with self._client("OpenAI", max_retries=8) as client:
-            try:
-                for batch in client.batches.list(limit=100):
-                    if waiting and (batch.metadata or {}).get("hycir") == self._tag:
-                        yield from self._collect_earlier(client, batch, waiting)
-                submitted = [(self._submit(client, lines), keys) for keys, lines in self._files(waiting)]
-                for batch_id, keys in submitted:
-                    outcomes = dict(self._collect(client, batch_id))
-                    for key in keys:
-                        yield waiting[key], outcomes.get(key, Failure("the batch ended without an answer"))
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise self._stop(error) from error
+    def _step(self) -> bool:
+        """Ask new questions up to the concurrency, and wait for an outcome; False if nothing is under way."""
+        self._arrived += self._thread.submit(self._loop.run_until_complete, self._next()).result()
+        return bool(self._arrived)
 
-    def _collect_earlier(
-        self, client: Any, batch: Any, waiting: dict[str, Question]
-    ) -> Iterator[tuple[Question, Answer | Failure]]:
-        """Take the wanted answers from an earlier batch; a batch of other questions is not waited for."""
-        if batch.status in ("failed", "cancelled") or not batch.input_file_id:
-            return
-        asked = {json.loads(line)["custom_id"] for line in _lines(client, batch.input_file_id)}
-        if asked.isdisjoint(waiting):
-            return
-        for key, outcome in self._collect(client, batch.id):
-            if key in waiting and isinstance(outcome, Answer):
-                yield waiting.pop(key), outcome
+    async def _next(self) -> "list[_Outcome]":
+        free = 0 if self._refused else self._concurrency - len(self._tasks)
+        for question in self._take(free):
+            self._tasks.add(self._loop.create_task(self._ask(self._client, question, self._stopping)))
+        done = (await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED))[0] if self._tasks else set()
+        self._tasks.difference_update(done)
+        return [task.result() for task in done]
 
-    def _files(self, waiting: dict[str, Question]) -> Iterator[tuple[list[str], list[str]]]:
-        """Split the questions into files: the keys and lines of each."""
-        keys: list[str] = []
-        lines: list[str] = []
-        size = 0
-        for question in waiting.values():
-            body = {"model": self.name, "messages": question.messages, **self.parameters}
-            request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-            line = json.dumps(request) + "\n"
-            if keys and (len(keys) == _BATCH_SIZE or size + len(line) > _BATCH_BYTES):
-                yield keys, lines
-                keys, lines, size = [], [], 0
-            keys.append(question.key)
-            lines.append(line)
-            size += len(line)
-        if keys:
-            yield keys, lines
+    def _take(self, count: int) -> list[Question]:
+        """The next questions; those that were put off come first."""
+        again, self._again = self._again[:count], self._again[count:]
+        return again + list(islice(self._waiting, count - len(again)))
 
-    def _submit(self, client: Any, lines: list[str]) -> str:
-        content = "".join(lines).encode()
-        file = client.files.create(file=("questions.jsonl", content), purpose="batch")
-        once = client.with_options(max_retries=0)  # a retry could make, and bill, a second batch
-        return once.batches.create(
-            input_file_id=file.id,
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-            metadata={"hycir": self._tag},
-        ).id
+    def _try_again(self, has_worked: bool) -> bool:
+        """Ask a refused question once more if the endpoint has worked in this run; else raise why it was refused."""
+        if not self._refused:
+            return False
+        (question, error), *others = self._refused
+        silent = next((reason for _, reason in self._refused if isinstance(reason, _SilentError)), None)
+        if silent or not has_worked:
+            raise silent or error
+        logger.warning("%s The question is asked once more.", error)
+        self._refused, self._again = [], [*self._again, *(other for other, _ in others)]
+        self._stopping.clear()
+        time.sleep(endpoint.SECOND_TRY_DELAY)
+        ask = self._ask(self._client, question, self._stopping)
+        _, outcome = self._thread.submit(self._loop.run_until_complete, ask).result()
+        if isinstance(outcome, ValueError):
+            raise outcome
+        self._arrived.append((question, outcome))
+        return True
 
-    def _collect(self, client: Any, batch_id: str) -> Iterator[tuple[str, Answer | Failure]]:
-        """Wait for a batch, then read its answers and errors by question key."""
-        while (batch := client.batches.retrieve(batch_id)).status not in _BATCH_OVER:
-            time.sleep(self.poll_seconds)
-        if batch.status == "failed":
-            errors = [error.message for error in (batch.errors.data if batch.errors else None) or []]
-            raise self._stop(ValueError(f"batch {batch_id} failed: {'; '.join(map(str, errors)) or 'no reason given'}"))
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            for line in _lines(client, file_id) if file_id else ():
-                with suppress(ValueError, LookupError):
-                    record = json.loads(line)
-                    yield record["custom_id"], _batch_outcome(record)
+    def close(self) -> "list[tuple[Question, Answer]]":
+        """Cancel the calls that are running, and close the loop; return the answers that were not given out."""
+        with self._thread as thread:
+            self._loop.call_soon_threadsafe(self._loop.stop)  # at Ctrl-C the thread is still waiting
+            thread.submit(self._end).result()
+        ended = [task.result() for task in self._tasks if not task.cancelled() and task.exception() is None]
+        return [(question, outcome) for question, outcome in self._arrived + ended if isinstance(outcome, Answer)]
 
+    def _end(self) -> None:
+        async def end() -> None:
+            tasks = self._tasks | asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._client.close()
 
-def _lines(client: Any, file_id: str) -> list[str]:
-    """A file's lines; `splitlines` would also split at the rarer line ends inside an answer."""
-    return [line for line in client.files.content(file_id).text.split("\n") if line]
+        with suppress(RuntimeError):  # the loop had already stopped
+            self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(end())
+        self._loop.close()
 
 
-def _batch_outcome(record: dict[str, Any]) -> Answer | Failure:
-    response = record.get("response") or {}
-    if response.get("status_code") != 200:
-        return Failure(f"HTTP {response.get('status_code')}: {json.dumps(record.get('error'))[:200]}")
-    try:
-        return _answer_of(_openai().types.chat.ChatCompletion.model_validate(response["body"]))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        return Failure(f"unreadable answer ({type(error).__name__})")
-
-
-def _answer_of(completion: Any) -> Answer:
-    """Read a chat completion; raises if it is none. A refusal counts as an answer: to ask again would cost again."""
-    choice = completion.choices[0]
-    said = choice.message.content or getattr(choice.message, "refusal", None) or ""
-    if not isinstance(said, str):
-        raise TypeError("the answer holds no text")
-    counts = (getattr(completion.usage, f"{side}_tokens", 0) for side in ("prompt", "completion"))
-    prompt_tokens, completion_tokens = (count if isinstance(count, int) else 0 for count in counts)
-    text = said.encode("utf-8", errors="replace").decode()  # half a surrogate cannot be stored
-    return Answer(text, prompt_tokens, completion_tokens, is_cut=choice.finish_reason == "length")
+class _SilentError(ValueError):
+    """The endpoint answers no question any more."""
 
 
 def _retry_after(headers: Any) -> float:
@@ -305,11 +211,3 @@ def _retry_after(headers: Any) -> float:
         except (TypeError, ValueError):
             return 0.0
     return min(max(0.0, seconds), _MAX_RETRY_AFTER)
-
-
-def _openai() -> Any:
-    """The package `openai`, which is optional."""
-    try:
-        return importlib.import_module("openai")
-    except ImportError as error:
-        raise ImportError("Asking an LLM needs the package openai. Run pip install 'hycir_hf[syncir]'.") from error

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import Answer, Failure, Question
+from .reading import is_known_token, opened_reasoning
 
 _SORTED_AT_ONCE = 8  # batches whose questions are sorted by length together
 
@@ -22,6 +24,8 @@ class LocalGenerator:
         name (`str`): The model's name; part of the questions' keys.
         batch_size (`int`): Questions answered at once.
         max_new_tokens (`int`): Most tokens of an answer.
+        parameters: Further arguments of `generate`. `chat_template_kwargs` are for the chat template, such as
+            {"enable_thinking": False}.
     """
 
     def __init__(
@@ -32,11 +36,14 @@ class LocalGenerator:
         *,
         batch_size: int = 16,
         max_new_tokens: int = 40,
+        **parameters: Any,
     ) -> None:
         if tokenizer.chat_template is None:
             raise ValueError(f"The tokenizer of {name} has no chat template. Choose an instruction-tuned model.")
         self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
-        self.parameters = {"max_new_tokens": max_new_tokens}
+        given = {"max_new_tokens": max_new_tokens, **parameters}
+        self.parameters = {name: value for name, value in given.items() if value is not None}
+        self._options = {name: value for name, value in self.parameters.items() if name != "chat_template_kwargs"}
         self.pool_size = batch_size * _SORTED_AT_ONCE
         self._cached: tuple[tuple[int, ...], Any] | None = None
         if tokenizer.pad_token_id is None:
@@ -54,17 +61,28 @@ class LocalGenerator:
         """Answer the questions, pool by pool; within a pool the longest come first."""
         waiting = iter(questions)
         while pool := list(islice(waiting, self.pool_size)):
-            prompts = [self._ids(question) for question in pool]
+            texts = [self._text(question) for question in pool]
+            prompts = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
             prefix = _common_prefix(prompts)
             order = sorted(range(len(pool)), key=lambda i: -len(prompts[i]))
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
                 answers = self._answer([prompts[row] for row in rows], prefix)
-                yield from zip([pool[row] for row in rows], answers, strict=True)
+                for row, answer in zip(rows, answers, strict=True):
+                    yield pool[row], replace(answer, text=opened_reasoning(texts[row]) + answer.text)
 
-    def _ids(self, question: Question) -> list[int]:
-        text = self.tokenizer.apply_chat_template(question.messages, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _text(self, question: Question) -> str:
+        options = self.parameters.get("chat_template_kwargs", {})
+        return self.tokenizer.apply_chat_template(
+            question.messages, tokenize=False, add_generation_prompt=True, **options
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        """Decode an answer; the tokens that tell reasoning from answer stay, also where they are special."""
+        text = self.tokenizer.decode(ids)
+        for token in self.tokenizer.all_special_tokens:
+            text = text if is_known_token(token) else text.replace(token, "")
+        return text.strip()
 
     def _answer(self, prompts: list[list[int]], prefix: list[int]) -> list[Answer]:
         """Answer a batch; the shared beginning of the pool's prompts is run through the model once."""
@@ -83,7 +101,7 @@ class LocalGenerator:
                 past_key_values=self._prefix_cache(tuple(prefix), len(prompts)),
                 do_sample=False,
                 pad_token_id=pad,
-                **self.parameters,
+                **self._options,
             )  # (B, L + new)
         new = generated[:, longest:].tolist()
         ends = set(_as_list(self.model.generation_config.eos_token_id)) | {self.tokenizer.eos_token_id}
@@ -91,8 +109,7 @@ class LocalGenerator:
         for prompt, ids in zip(prompts, new, strict=True):
             length = next((i for i, id_ in enumerate(ids) if id_ in ends), None)
             written = ids if length is None else ids[:length]
-            text = self.tokenizer.decode(written, skip_special_tokens=True)
-            answers.append(Answer(text, len(prompt), len(written), is_cut=length is None))
+            answers.append(Answer(self._decode(written), len(prompt), len(written), is_cut=length is None))
         return answers
 
     def _prefix_cache(self, prefix: tuple[int, ...], batch_size: int) -> Any:
