@@ -21,6 +21,7 @@ from .benchmarks import (
     SubmissionFile,
     open_image,
     read_benchmark,
+    read_table,
 )
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
@@ -71,6 +72,7 @@ __all__ = [
     "query_features",
     "read_benchmark",
     "read_rankings",
+    "read_table",
     "render_report",
     "render_table",
     "result_tables",

@@ -1,0 +1,140 @@
+"""Your own data is checked whole before anything is encoded: all complaints at once, each with its place and id."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...settings import did_you_mean
+from .annotations import first_repeated
+from .types import Benchmark, BenchmarkData, BenchmarkPart, reference_ids_of
+
+METRICS = ("R", "mAP", "share")
+AVERAGE = "average"  # the part that is the mean of the others
+_NUM_SHOWN = 10  # complaints in one message
+_LISTS = {"target_ids": "target_ids", "subset_ids": "subset_ids", "hard_negative_ids": "negative_ids"}
+"""A query's lists of images, and their names in a table."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong.
+
+    Args:
+        place (`str`): File and row, or part and query.
+        text (`str`): What is wrong there.
+        unknown_id (`str`, *optional*): An id that is not there; the message names the nearest one.
+    """
+
+    place: str
+    text: str
+    unknown_id: str | None = None
+
+
+def check_data(
+    data: BenchmarkData,
+    place_of: Callable[[BenchmarkPart, int], str] | None = None,
+    known: Sequence[Complaint] = (),
+    is_ranked: bool = True,
+) -> None:
+    """Check queries, galleries and images of a benchmark that is not one of the package's own.
+
+    Args:
+        data (`BenchmarkData`): With images.
+        place_of (function, *optional*): From a part and a query's number to its place, for messages.
+        known (`Sequence[Complaint]`): What is wrong already.
+        is_ranked (`bool`): Whether the galleries must be known, as for anything but scoring.
+
+    Raises:
+        ValueError: With all complaints.
+    """
+    found = list(known)
+    for part in data.parts:
+        gone = next((id_ for id_ in part.gallery_ids if id_ not in data.images), None)
+        if gone is not None:
+            found.append(Complaint(f"part {part.name!r}", f"the data has no image {gone!r} of the gallery", gone))
+        repeated = Counter(query["query_id"] for query in part.queries)
+        gallery = frozenset(part.gallery_ids)
+        for number, query in enumerate(part.queries):
+            place = place_of(part, number) if place_of else f"part {part.name!r}, query {query['query_id']!r}"
+            if repeated[query["query_id"]] > 1:
+                found.append(
+                    Complaint(place, f"query_id {query['query_id']!r} stands {repeated[query['query_id']]} times")
+                )
+            found += [
+                Complaint(place, *wrong) for wrong in _query_complaints(query, gallery, data.images, data.benchmark)
+            ]
+    found = found or list(_benchmark_complaints(data.benchmark, data.parts, is_ranked))
+    if found:
+        shown = [
+            f"{one.place}: {one.text}{did_you_mean(one.unknown_id, data.images) if one.unknown_id else ''}"
+            for one in found[:_NUM_SHOWN]
+        ]
+        more = f"; and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
+        raise ValueError(f"{data.benchmark.title} has {len(found)} mistakes. {'; '.join(shown)}{more}. Correct them.")
+
+
+def _benchmark_complaints(benchmark: Benchmark, parts: Sequence[BenchmarkPart], is_ranked: bool) -> Iterator[Complaint]:
+    place = f"benchmark {benchmark.name!r}"
+    if benchmark.metric not in METRICS:
+        yield Complaint(place, f"metric must be one of {list(METRICS)}, but it is {benchmark.metric!r}")
+    ranks = [*benchmark.ranks, *benchmark.subset_ranks]
+    if not ranks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ranks):
+        yield Complaint(place, f"ranks must be whole numbers of at least 1, but they are {ranks}")
+        return
+    depth, _ = (min(sizes, default=None) for sizes in benchmark.sizes(parts))
+    if depth is not None and benchmark.ranks and max(benchmark.ranks) > depth:
+        text = f"the rank {max(benchmark.ranks)} is too large: only {depth} images are ranked for a query"
+        yield Complaint(place, f"{text}. Choose smaller ranks")
+    for part in parts:
+        if not part.queries:
+            yield Complaint(place, f"the part {part.name!r} has no queries")
+        if is_ranked and not part.gallery_ids:
+            yield Complaint(place, f"the part {part.name!r} has no gallery")
+        if part.name == AVERAGE:
+            yield Complaint(place, f"no part may have the name {AVERAGE!r}, which is that of the parts' mean")
+
+
+def _query_complaints(
+    query: Mapping[str, Any], gallery: Collection[str], images: Collection[str], benchmark: Benchmark
+) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with a query, and the id that is not there."""
+    for name in ("query_id", "query_text"):
+        if not isinstance(query[name], str) or not query[name].strip():
+            yield f"{name} must be a text, but it is {query[name]!r}", None
+    references = reference_ids_of(query)
+    lists = {"reference_id": references} | {shown: query[name] for name, shown in _LISTS.items()}
+    for name, ids in lists.items():
+        yield from _ids_complaints(name, ids, images if name == "reference_id" or not gallery else gallery)
+    if any(not _are_ids(ids) for ids in lists.values()):
+        return
+    targets = set(query["target_ids"])
+    if not targets and benchmark.metric != "share":
+        yield "target_ids is empty", None
+    left_out = set(references) if benchmark.leaves_reference_out else set()
+    for id_ in sorted(targets & left_out):
+        yield f"the target {id_!r} is also the reference, which is left out of each ranking", None
+    for id_ in sorted(targets & set(query["hard_negative_ids"])):
+        yield f"{id_!r} is in both target_ids and negative_ids", None
+    if benchmark.subset_ranks:
+        subset = set(query["subset_ids"]) - left_out
+        if len(subset) < max(benchmark.subset_ranks) or not targets & subset:
+            needed = f"{max(benchmark.subset_ranks)} images or more, a target among them"
+            yield f"subset_ids must hold {needed}, in each row or in none, but holds {sorted(subset)}", None
+
+
+def _are_ids(ids: Any) -> bool:
+    return isinstance(ids, list | tuple) and all(isinstance(id_, str) and id_ for id_ in ids)
+
+
+def _ids_complaints(name: str, ids: Any, known: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    if ids == [""]:
+        yield f"{name} is empty", None
+    elif not _are_ids(ids):
+        yield f"{name} must hold ids, which are texts, but holds {ids!r}", None
+    elif (twice := first_repeated(ids)) is not None:
+        yield f"{name} names {twice!r} twice", None
+    else:
+        for id_ in ids:
+            if id_ not in known:
+                yield f"{name} names {id_!r}, which is not among the {len(known)} images", id_
