@@ -27,6 +27,7 @@ _COMMANDS = {
     "features": "Encode images once into a feature cache, for training.",
     "train": "Train a mapper with HyCIR's hybrid objective, or another one.",
     "evaluate": "Evaluate a model on a benchmark, score rankings, compare results.",
+    "benchmark": "Draft your own benchmark, for a person to correct.",
     "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.",
     "push": "Upload a model or a triplet dataset to the Hugging Face Hub.",
 }

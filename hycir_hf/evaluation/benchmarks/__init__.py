@@ -87,8 +87,10 @@ def read_benchmark(
             the gallery lacks; the message has file and entry.
     """
     if name not in BENCHMARKS:
-        hint = did_you_mean(name, BENCHMARKS)
-        raise ParameterError(f"There is no benchmark {name!r}{hint}. Choose one of {list(BENCHMARKS)}.", "benchmark")
+        names = [*BENCHMARKS, "table"]  # a table is read by `read_table`
+        raise ParameterError(
+            f"There is no benchmark {name!r}{did_you_mean(name, names)}. Choose one of {names}.", "benchmark"
+        )
     benchmark, directory = BENCHMARKS[name], Path(directory)
     split = split or benchmark.splits[0]
     if split not in benchmark.splits:

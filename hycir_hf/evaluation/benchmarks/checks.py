@@ -67,11 +67,22 @@ def check_data(
     found = found or list(_benchmark_complaints(data.benchmark, data.parts, is_ranked))
     if found:
         shown = [
-            f"{one.place}: {one.text}{did_you_mean(one.unknown_id, data.images) if one.unknown_id else ''}"
+            f"{one.place}: {one.text}{_hint(one.unknown_id, data.images) if one.unknown_id else ''}"
             for one in found[:_NUM_SHOWN]
         ]
         more = f"; and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
-        raise ValueError(f"{data.benchmark.title} has {len(found)} mistakes. {'; '.join(shown)}{more}. Correct them.")
+        count = f"{len(found)} mistakes" if len(found) > 1 else "a mistake"
+        raise ValueError(f"{data.benchmark.title} has {count}. {'; '.join(shown)}{more}.")
+
+
+def _hint(unknown_id: str, known: Collection[str]) -> str:
+    """Name the id that is meant: of the same file but for folder, suffix, case and zeros, or else the nearest one."""
+    same = [id_ for id_ in known if _bare(id_) == _bare(unknown_id)]
+    return did_you_mean(unknown_id, same[:1] or known) or (f" (did you mean {same[0]!r}?)" if same else "")
+
+
+def _bare(id_: str) -> str:
+    return id_.replace("\\", "/").rpartition("/")[2].partition(".")[0].lower().lstrip("0")
 
 
 def _benchmark_complaints(benchmark: Benchmark, parts: Sequence[BenchmarkPart], is_ranked: bool) -> Iterator[Complaint]:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def _specify(
     if subset_ranks:
         header = {"metric": "recall_subset"}
         files.append(SubmissionFile("rankings_subset.json", max(subset_ranks), header, True, takes_longer=True))
-    return Benchmark(
+    hard_rank = min(HARD_NEGATIVE_RANK, max(chosen, default=1))
+    fitted = Benchmark(
         name=name,
         title=name,
         metric=metric,
@@ -115,10 +117,13 @@ def _specify(
         submissions=tuple(files),
         leaves_reference_out=leaves_reference_out,
         subset_ranks=subset_ranks,
-        hard_negative_rank=HARD_NEGATIVE_RANK if any(query["hard_negative_ids"] for query in queries) else None,
+        hard_negative_rank=hard_rank if any(query["hard_negative_ids"] for query in queries) else None,
         averages_parts=len(parts) > 1,
-        fits_ranks=ranks is None,
+        fits_ranks=True,
     ).fitted(parts)
+    if ranks is None:
+        return fitted
+    return replace(fitted, ranks=chosen, submissions=(files[0], *fitted.submissions[1:]), fits_ranks=False)
 
 
 def read_rows(table: str | os.PathLike) -> Rows:
