@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,7 @@ from hycir_hf.evaluation import (
     read_table,
     write_table,
 )
+from hycir_hf.images import FeatureEncoder
 from hycir_hf.reports.cards import ModelCardFacts
 from hycir_hf.syncir import run as pipeline_module
 
@@ -79,7 +81,7 @@ def all_of(data):
 
 
 def mistakes(table, images, **options):
-    with pytest.raises(ValueError, match="queries|table") as caught:
+    with pytest.raises(ValueError, match=r"queries|table") as caught:
         read_table(table, images, **options)
     return str(caught.value)
 
@@ -104,6 +106,9 @@ def test_every_form_of_the_table_says_the_same(place, picture_folder):
         "note, Reference_IDs ,query_text,target_id\n,00.png,make it night,01.png\n,,,\n\n"
         'x,02.png|03.png,"red, and blue",04.png|05.png\n,06.png,"a ""big"" dog",07.png\n'
     )
+    quoted = '"reference_id","query_text","target_ids"\n'
+    tables.append(write(place / "k.csv", "\ufeff" + CSV.replace(CSV.split("\n")[0] + "\n", quoted), "utf-8-sig"))
+    tables.append(pd.DataFrame(ROWS))
     rows = [row | {"reference_id": np.atleast_1d(row["reference_id"]).tolist()} for row in ROWS]
     pq.write_table(pa.Table.from_pylist(rows), place / "j.parquet")
     found = [read_table(table, picture_folder) for table in [*tables, place / "j.parquet"]]
@@ -178,7 +183,9 @@ def test_all_mistakes_are_said_at_once_with_row_and_id(place, picture_folder):
         ("reference_id,query_text,target_ids,target_id\n00.png,red,01.png,01.png\n", ["two columns target_ids"]),
         ("reference_id,query_text,query_text,target_ids\n00.png,red,red,01.png\n", ["'query_text' twice"]),
         ("reference_id,query_text,target_ids\n00.png,red, or blue,01.png\n", ["row 2", "4 cells"]),
-        ('reference_id,query_text,target_ids\n00.png,"red,01.png\n', ["row 1", "queries.csv"]),
+        ('reference_id,query_text,target_ids\n00.png,"red,01.png\n', ["row 2", "queries.csv"]),
+        ('reference_id,query_text,target_ids\n00.png,"red" hat,01.png\n', ["row 2", "quotes"]),
+        ("reference_id,query_text,target_ids\n00.png,a,01.png;02.png\n", ["|", "01.png;02.png"]),
         ("reference_id,query_text,target_ids\n", ["no rows"]),
         ("", ["no rows"]),
         ("reference_id,query_text,target_ids,subset_ids\n00.png,a,01.png,01.png|02.png\n01.png,b,02.png,\n", ["row 3"]),
@@ -203,6 +210,11 @@ def test_files_that_are_no_tables(place, picture_folder):
     for value in (1.5, True, {"a": 1}, [None]):
         said = mistakes([ROWS[0] | {"target_ids": value}], picture_folder)
         assert "row 1" in said and "target_ids" in said
+    for ranks in ([], [0], ["1"], [True]):
+        assert "ranks" in mistakes(ROWS, picture_folder, ranks=ranks)
+    assert "no rows" in mistakes([], picture_folder)
+    separator = write(place / "queries.jsonl", json.dumps(ROWS[0] | {"query_text": "a\u2028b"}, ensure_ascii=False))
+    assert all_of(read_table(separator, picture_folder))[0]["query_text"] == "a\u2028b"
     assert "21" in mistakes([ROWS[0]], picture_folder, ranks=[21])
     assert "'R@5'" in mistakes([ROWS[0]], picture_folder, metric="R@5")
 
@@ -273,6 +285,33 @@ def test_the_gallery_is_a_folder_a_gallery_or_a_dataset(place, tiny, model_path,
         (place / "some" / f"{number:02d}.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"8 of 12 .*04\.png"):
         read_table(ROWS, "gallery")
+
+
+def test_a_gallery_of_the_same_encoder_is_not_encoded_again(gallery, tiny, place, monkeypatch):
+    encoded = []
+    encode = FeatureEncoder.encode
+    monkeypatch.setattr(FeatureEncoder, "encode", lambda self, batch: encoded.extend(batch) or encode(self, batch))
+    for directory in (None, "features"):
+        found = evaluate_benchmark(*tiny, read_table(ROWS, gallery), features_directory=directory)
+    assert not encoded and found.rankings
+    other = HyCIRModel.from_encoder(build_encoder("clip", seed=1), NUM_PSEUDO_TOKENS).eval()
+    evaluate_benchmark(other, tiny[1], read_table(ROWS, gallery))
+    assert len(encoded) == 20
+
+
+def test_missing_images_of_a_table_are_left_out_where_that_is_allowed(picture_folder):
+    rows = [
+        ROWS[0] | {"target_ids": ["01.png", "nowhere.png"], "negative_ids": ["gone.png"]},
+        ROWS[2] | {"target_ids": ["nowhere.png"]},
+    ]
+    assert "'gone.png'" in mistakes(rows, picture_folder)
+    data = read_table(rows, picture_folder, allow_missing=True)
+    assert data.missing_ids == ["gone.png", "nowhere.png"] and data.num_dropped_queries == 1
+    (query,) = all_of(data)
+    assert (query["target_ids"], query["hard_negative_ids"]) == (["01.png"], [])
+    paths = {f"{number:02d}.png": str(picture_folder / f"{number:02d}.png") for number in range(19)}
+    with pytest.raises(FileNotFoundError, match=r"x\.png"):
+        read_table(ROWS, paths | {"x": "x.png"})
 
 
 @pytest.fixture
@@ -351,10 +390,10 @@ def test_longer_rankings_are_cut_and_shorter_ones_refused(photos, place, capsys)
     [
         (["--benchmark", "table", "--queries", "queries.csv"], "--images"),
         (["--benchmark", "table", "--images", "photos"], "--queries"),
-        (["--benchmark", "tabel", "--queries", "queries.csv"], "--queries"),
+        (["--benchmark", "tables", "--queries", "queries.csv"], "--queries"),
         (["--benchmark", "cirr", "--data", ".", "--images", "photos"], "--images"),
         (["--benchmark", "cirr"], "--data"),
-        (["--benchmark", "tabel", "--data", "."], "'table'"),
+        (["--benchmark", "tables", "--data", "."], "'table'"),
         (["--benchmark", "table", "--queries", "queries.csv", "--images", "photos", "--data", "."], "--data"),
         (["--benchmark", "table", "--queries", "queries.csv", "--images", "photos", "--part", "x"], "--part"),
     ],
@@ -398,6 +437,7 @@ def test_a_draft_from_triplets_is_a_table_that_runs(gallery, place, model_path, 
     data = read_table("queries.csv", gallery)
     triplets = {(f"{n:02d}.png", f"{(n + 1) % 20:02d}.png") for n in range(20)}
     assert {(query["reference_id"], *query["target_ids"]) for query in all_of(data)} <= triplets
+    capsys.readouterr()
     assert "queries.csv" in failing(make, capsys)  # corrections are never overwritten
     other = [*make[:4], "all.csv", *make[5:]]
     assert main(other) == 0 and "200" in capsys.readouterr().out  # there are only 20

@@ -45,8 +45,9 @@ def draft_queries(
     again: list[int] = []
     for number in np.random.default_rng(seed).permutation(len(rows)).tolist():
         sides = {("reference", rows[number]["reference_id"]), ("target", rows[number]["target_id"])}
-        (new if seen.isdisjoint(sides) else again).append(number)
-        seen |= sides
+        is_new = seen.isdisjoint(sides)
+        (new if is_new else again).append(number)
+        seen |= sides if is_new else set()
     chosen = sorted([*new, *again][:num_queries])
     return [
         {

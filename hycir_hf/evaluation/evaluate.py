@@ -99,7 +99,8 @@ def evaluate_benchmark(
     encoded = image_features
     if encoded is None:
         label = data.benchmark.title
-        encoded, reasons = encode_readable(model, processor, data.images, features_directory, label)  # (N, D)
+        place = features_directory
+        encoded, reasons = encode_readable(model, processor, data.images, place, label, data.stored_features)  # (N, D)
         ids = [id_ for id_ in data.images if id_ not in reasons]
         data = without_broken(data, reasons, allow_missing)
     else:

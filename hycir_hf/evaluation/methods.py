@@ -5,6 +5,7 @@ A *method* is any callable from a part and its references' features by id, not n
 """
 
 import os
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from ..images import FeatureEncoder, ListSource
 from ..images import encoding as stored_images
-from ..images.store import key_of
+from ..images.store import BLOCKS, holds_settings, key_of
 from ..images_hycir import load_image
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
@@ -78,18 +79,24 @@ def encode_readable(
     images: Mapping[str, Any],
     directory: str | os.PathLike | None = None,
     label: str = "images",
+    stored: Path | None = None,
 ) -> tuple[Tensor, dict[str, str]]:
     """Encode those images that can be read; arguments as in `encode_images`.
+
+    What the image store in the folder `stored` holds of the same encoder is not encoded again.
 
     Returns:
         `tuple[torch.Tensor, dict[str, str]]`: Their features, in order, and why each other image cannot be read.
     """
     encoder, source = FeatureEncoder(model, processor), _ImageSource(list(images.values()), list(images))
     with tempfile.TemporaryDirectory() as scratch:
+        place = Path(directory or scratch) / key_of(encoder.settings)
+        if stored is not None and holds_settings(stored, encoder.settings):
+            _copy_blocks(stored / BLOCKS, place / BLOCKS)
         store, _ = stored_images.encode_images(
             source,
             encoder,
-            Path(directory or scratch) / key_of(encoder.settings),
+            place,
             batch_size=IMAGE_BATCH,
             label=label,
             on_skip=lambda id_, reason: None,
@@ -97,6 +104,14 @@ def encode_readable(
         )
         features = store.read(range(len(store.ids))) if store.ids else np.zeros((0, 0), np.float32)  # (N, D)
     return torch.from_numpy(features).to(model.device), dict(store.skipped)
+
+
+def _copy_blocks(stored: Path, place: Path) -> None:
+    """Copy a store's blocks. A block that a kill cuts off is not used: its name is its checksum."""
+    place.mkdir(parents=True, exist_ok=True)
+    for path in stored.glob("*.arrow"):
+        if not (place / path.name).exists():
+            shutil.copyfile(path, place / path.name)
 
 
 class _ImageSource(ListSource):

@@ -1,5 +1,6 @@
 """Your own data is checked whole before anything is encoded: all complaints at once, each with its place and id."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ def check_data(
 
 def _hint(unknown_id: str, known: Collection[str]) -> str:
     """Name the id that is meant: of the same file but for folder, suffix, case and zeros, or else the nearest one."""
+    pieces = re.split(r"[;,]\s*|\s+", unknown_id)
+    if len(pieces) > 1 and all(piece in known for piece in pieces):
+        return " (write | between ids)"
     same = [id_ for id_ in known if _bare(id_) == _bare(unknown_id)]
     return did_you_mean(unknown_id, same[:1] or known) or (f" (did you mean {same[0]!r}?)" if same else "")
 

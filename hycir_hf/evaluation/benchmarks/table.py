@@ -10,7 +10,7 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ...files import read_record
 from ...formats import GALLERY, GALLERY_IDS
 from ...images import FolderSource, open_source
 from ...images.sources import source_from_record
+from ...images.store import is_store
+from ...retrieval.build import FEATURES_NAME
 from ...retrieval.gallery_files import MANIFEST_NAME, read_manifest
 from ...settings import ParameterError
 from .annotations import first_repeated
@@ -41,7 +43,7 @@ Rows = list[tuple[int, Mapping[str, Any]]]
 
 
 def read_table(
-    queries: str | os.PathLike | Sequence[Mapping[str, Any]],
+    queries: str | os.PathLike | Iterable[Mapping[str, Any]],
     images: str | os.PathLike | Mapping[str, Any] | None,
     *,
     name: str | None = None,
@@ -54,7 +56,7 @@ def read_table(
     """Read your own benchmark. Everything is checked, before anything is encoded.
 
     Args:
-        queries (`str`, `Path` or `Sequence[Mapping]`): A .csv, .tsv, .jsonl or .parquet file, or its rows.
+        queries (`str`, `Path` or `Iterable[Mapping]`): A .csv, .tsv, .jsonl or .parquet file, its rows, or a DataFrame.
 
             *Input columns*: `reference_id` (one or several), `query_text`, `target_ids`; optional `query_id` (by
             default the row's number), `group` (queries that are resampled together), `subset_ids` (candidates of
@@ -77,7 +79,13 @@ def read_table(
     if isinstance(queries, str | os.PathLike):
         place, name, rows = str(queries), name or Path(queries).stem, read_rows(queries)
     else:
-        place, name, rows = "queries", name or "table", list(enumerate(queries, start=1))
+        given: Any = queries
+        given = given.to_dict("records") if hasattr(given, "iterrows") else given
+        place, name, rows = "queries", name or "table", list(enumerate(given, start=1))
+    if not rows:
+        raise ValueError(f"{place} has no rows. Write one for each query.")
+    if ranks is not None and (not ranks or any(type(k) is not int or k < 1 for k in ranks)):
+        raise ParameterError(f"ranks must be whole numbers of at least 1, but they are {ranks!r}.", "ranks")
     parsed, complaints = _parse(place, rows)
     wanted = _of_parts(parsed, part_names)
     gallery = dict(images) if isinstance(images, Mapping) else {} if images is None else _open_images(str(images))
@@ -93,7 +101,9 @@ def read_table(
     )
     if images is None:
         return BenchmarkData(benchmark, "table", parts)
-    return without_missing(benchmark, "table", parts, gallery, allow_missing)
+    data = without_missing(benchmark, "table", parts, gallery, allow_missing)
+    stored = None if isinstance(images, Mapping) else Path(images) / FEATURES_NAME
+    return replace(data, stored_features=stored if stored is not None and is_store(stored) else None)
 
 
 def _specify(
@@ -101,7 +111,7 @@ def _specify(
 ) -> Benchmark:
     """What the table asks: R_subset@K and HN@K where it names subsets and negatives."""
     queries = [query for part in parts for query in part.queries]
-    chosen = RANKS if ranks is None else tuple(ranks)
+    chosen = RANKS if ranks is None else tuple(sorted(set(ranks)))
     subset_ranks = SUBSET_RANKS if any(query["subset_ids"] for query in queries) else ()
     files = [SubmissionFile("rankings.json", max(chosen, default=1), takes_longer=True)]
     if subset_ranks:
@@ -131,7 +141,7 @@ def read_rows(table: str | os.PathLike) -> Rows:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind, damaged, or has no rows.
+        ValueError: If it is of another kind, or damaged.
     """
     path = Path(table)
     if not path.is_file():
@@ -143,10 +153,7 @@ def read_rows(table: str | os.PathLike) -> Rows:
     }
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} is no table that can be read. Save it as one of {list(readers)}.")
-    rows = readers[path.suffix.lower()](path)
-    if not rows:
-        raise ValueError(f"{path} has no rows. Write one for each query.")
-    return rows
+    return readers[path.suffix.lower()](path)
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -158,7 +165,7 @@ def _read_parquet(path: Path) -> Rows:
 
 def _read_json_lines(path: Path) -> Rows:
     rows: Rows = []
-    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+    for number, line in enumerate(_text_of(path).split("\n"), start=1):
         try:
             row = json.loads(line) if line.strip() else None
         except ValueError as error:
@@ -171,28 +178,28 @@ def _read_json_lines(path: Path) -> Rows:
 def _read_text_table(path: Path) -> Rows:
     """CSV or TSV, separated by commas, semicolons or tabs; rows are counted as a spreadsheet does."""
     text = _text_of(path)
-    headers = {delimiter: next(_cells(text, delimiter), []) for delimiter in ",;\t"}
+    headers = {delimiter: next(_cells(text, delimiter, strict=False), []) for delimiter in ",;\t"}
     delimiter = max(
         headers, key=lambda one: len({*_READERS, *_ALIASES} & {cell.strip().lower() for cell in headers[one]})
     )
-    header, number = headers[delimiter], 1
+    header, number = headers[delimiter], 0
     rows: Rows = []
     if (twice := first_repeated([cell for cell in header if cell.strip()])) is not None:
         raise ValueError(f"{path} has the column {twice!r} twice. Remove one.")
+    advice = f"Put a cell that holds {delimiter!r} or a quote into double quotes, and write its quotes twice."
     try:
-        for number, cells in enumerate(_cells(text, delimiter), start=1):
+        for number, cells in enumerate(_cells(text, delimiter, strict=True), start=1):
             if any(cell.strip() for cell in cells[len(header) :]):
-                raise csv.Error(f"{len(cells)} cells for {len(header)} columns")
+                raise ValueError(f"{path}, row {number}: {len(cells)} cells for {len(header)} columns. {advice}")
             if number > 1 and any(cell.strip() for cell in cells):
                 rows.append((number, dict(zip(header, cells, strict=False))))
     except csv.Error as error:
-        advice = f"Put a cell that holds {delimiter!r} or a quote into double quotes, and write its quotes twice."
-        raise ValueError(f"{path}, row {number} or the next, cannot be read: {error}. {advice}") from error
+        raise ValueError(f"{path}, row {number + 1}: {error}. {advice}") from error
     return rows
 
 
-def _cells(text: str, delimiter: str) -> Iterator[list[str]]:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _cells(text: str, delimiter: str, strict: bool) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
 
 
 def _text_of(path: Path) -> str:
@@ -200,7 +207,7 @@ def _text_of(path: Path) -> str:
     content = path.read_bytes()
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if is_wide else "utf-8-sig")
+        return content.decode("utf-16" if is_wide else "utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}). Save it as 'CSV UTF-8'.") from error
 

@@ -217,10 +217,10 @@ def open_image(image: Any) -> Any:
 
 
 def path_of(image: Any) -> Path | None:
-    """The file that an image lies in; None for a record."""
+    """The file that an image lies in; None for a record, or an image in memory."""
     if isinstance(image, ImageRegion):
         return image.path
-    return image if isinstance(image, Path) else None
+    return Path(image) if isinstance(image, str | Path) else None
 
 
 def name_of(image: Any, id_: str) -> str:
@@ -241,6 +241,7 @@ class BenchmarkData:
             where the images were not asked for.
         missing_ids (`Sequence[str]`): Images left out since they are not there, or cannot be read.
         num_dropped_queries (`int`): Queries left out with them.
+        stored_features (`Path`, *optional*): The image store of a gallery that holds the images.
     """
 
     benchmark: Benchmark
@@ -249,6 +250,7 @@ class BenchmarkData:
     images: Mapping[str, Any] = field(default_factory=dict)
     missing_ids: Sequence[str] = ()
     num_dropped_queries: int = 0
+    stored_features: Path | None = None
 
     @property
     def has_targets(self) -> bool:
