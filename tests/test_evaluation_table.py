@@ -81,7 +81,7 @@ def all_of(data):
 
 
 def mistakes(table, images, **options):
-    with pytest.raises(ValueError, match=r"queries|table") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         read_table(table, images, **options)
     return str(caught.value)
 
@@ -249,6 +249,14 @@ def test_queries_of_several_shapes_are_answered_as_each_alone(tiny, picture_fold
     for number, row in enumerate(ROWS):
         alone = evaluate_benchmark(*tiny, read_table([row], picture_folder, ranks=[1, 5, 10])).rankings
         assert all(together[name]["all"].ids[number] == alone[name]["all"].ids[0] for name in alone)
+
+
+def test_a_table_of_cirr_has_cirrs_figures(tiny, place):
+    """The package's own rows are a table too; every query has the value that the built-in benchmark gives it."""
+    data = read_benchmark("cirr", make_cirr(place))
+    table = read_table([dict(query) for query in data.parts[0].queries], data.images)
+    own, built_in = (evaluate_benchmark(*tiny, one).results.methods["mapper"]["all"].values for one in (table, data))
+    assert all(own[name].tolist() == built_in[name].tolist() for name in own) and len(own) == 7
 
 
 def test_groups_are_resampled_together(tiny, picture_folder):
@@ -463,6 +471,8 @@ def test_references_and_targets_differ_as_long_as_there_are_enough():
     assert {row["reference_id"][0] for row in draft_queries(triplets, ["r0", *ids[4:]], 50)} == {"r0"}
     with pytest.raises(ValueError, match="12"):
         draft_queries(triplets, ["x"], 5)
+    with pytest.raises(ValueError, match="query_text"):
+        draft_queries([{"reference_id": "r0", "target_id": "t0"}], ids, 5)
 
 
 def test_a_spreadsheet_shows_every_cell_of_a_draft_as_it_is(place):

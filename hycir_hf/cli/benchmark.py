@@ -90,7 +90,10 @@ def _render(queries: list[dict[str, Any]], images: Any, title: str) -> str:
         PageQuery(
             [images.load(id_) for id_ in query["reference_id"]],
             query["query_text"],
-            [PageResult(id_, query.get("similarity") or 0.0, images.load(id_), True) for id_ in query["target_ids"]],
+            [
+                PageResult(id_, float(query.get("similarity") or 0), images.load(id_), True)
+                for id_ in query["target_ids"]
+            ],
             f"{query['query_id']}, row {row}",
             ", ".join(query["reference_id"]),
         )

@@ -13,6 +13,7 @@ import numpy as np
 from ..files import write_text
 from .benchmarks.table import SEPARATOR
 
+_NEEDED = ("reference_id", "target_id", "query_text")
 _COPIED = ("reference_caption", "target_caption", "similarity")
 _PLAIN_ID = re.compile(rf"\w[^{SEPARATOR}]*\.[A-Za-z]\w{{1,4}}")
 """A file's name, which a spreadsheet keeps. It changes "007" or "2024-01-05": such ids are written as JSON lists."""
@@ -34,9 +35,12 @@ def draft_queries(
         `list[dict]`: Rows of a table, in the triplets' order.
 
     Raises:
-        ValueError: If there is no triplet of the gallery's images.
+        ValueError: If there is no triplet of the gallery's images, or a triplet lacks a column.
     """
     known = set(gallery_ids)
+    missing = [name for name in _NEEDED if any(not row.get(name) for row in triplets)]
+    if missing:
+        raise ValueError(f"Some triplets have no {' and no '.join(missing)}. Give SynCir's triplets.")
     rows = [row for row in triplets if row["reference_id"] in known and row["target_id"] in known]
     if not rows:
         raise ValueError(f"None of the {len(triplets)} triplets is about the gallery's {len(known)} images.")

@@ -34,7 +34,7 @@ class Complaint:
 
 def check_data(
     data: BenchmarkData,
-    place_of: Callable[[BenchmarkPart, int], str] | None = None,
+    place_of: Callable[[str], str] | None = None,
     known: Sequence[Complaint] = (),
     is_ranked: bool = True,
 ) -> None:
@@ -42,38 +42,38 @@ def check_data(
 
     Args:
         data (`BenchmarkData`): With images.
-        place_of (function, *optional*): From a part and a query's number to its place, for messages.
+        place_of (function, *optional*): From a query's id to its place, for messages.
         known (`Sequence[Complaint]`): What is wrong already.
         is_ranked (`bool`): Whether the galleries must be known, as for anything but scoring.
 
     Raises:
         ValueError: With all complaints.
     """
-    found = list(known)
-    for part in data.parts:
-        gone = next((id_ for id_ in part.gallery_ids if id_ not in data.images), None)
-        if gone is not None:
-            found.append(Complaint(f"part {part.name!r}", f"the data has no image {gone!r} of the gallery", gone))
-        repeated = Counter(query["query_id"] for query in part.queries)
-        gallery = frozenset(part.gallery_ids)
-        for number, query in enumerate(part.queries):
-            place = place_of(part, number) if place_of else f"part {part.name!r}, query {query['query_id']!r}"
-            if repeated[query["query_id"]] > 1:
-                found.append(
-                    Complaint(place, f"query_id {query['query_id']!r} stands {repeated[query['query_id']]} times")
-                )
-            found += [
-                Complaint(place, *wrong) for wrong in _query_complaints(query, gallery, data.images, data.benchmark)
-            ]
+    found = [*known, *(one for part in data.parts for one in _part_complaints(part, data, place_of))]
     found = found or list(_benchmark_complaints(data.benchmark, data.parts, is_ranked))
     if found:
-        shown = [
-            f"{one.place}: {one.text}{_hint(one.unknown_id, data.images) if one.unknown_id else ''}"
-            for one in found[:_NUM_SHOWN]
-        ]
+        hints = [_hint(one.unknown_id, data.images) if one.unknown_id else "" for one in found[:_NUM_SHOWN]]
+        shown = [f"{one.place}: {one.text}{hint}" for one, hint in zip(found, hints, strict=False)]
         more = f"; and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
         count = f"{len(found)} mistakes" if len(found) > 1 else "a mistake"
         raise ValueError(f"{data.benchmark.title} has {count}. {'; '.join(shown)}{more}.")
+
+
+def _part_complaints(
+    part: BenchmarkPart, data: BenchmarkData, place_of: Callable[[str], str] | None
+) -> Iterator[Complaint]:
+    gone = next((id_ for id_ in part.gallery_ids if id_ not in data.images), None)
+    if gone is not None:
+        yield Complaint(f"part {part.name!r}", f"the data has no image {gone!r} of the gallery", gone)
+    count_of = Counter(map(str, part.query_ids))
+    gallery = frozenset(part.gallery_ids)
+    for query in part.queries:
+        id_ = str(query["query_id"])
+        place = place_of(id_) if place_of else f"part {part.name!r}, query {id_!r}"
+        if count_of[id_] > 1:
+            yield Complaint(place, f"{count_of[id_]} queries have this query_id")
+        for text, unknown_id in _query_complaints(query, gallery, data.images, data.benchmark):
+            yield Complaint(place, text, unknown_id)
 
 
 def _hint(unknown_id: str, known: Collection[str]) -> str:
@@ -81,8 +81,9 @@ def _hint(unknown_id: str, known: Collection[str]) -> str:
     pieces = re.split(r"[;,]\s*|\s+", unknown_id)
     if len(pieces) > 1 and all(piece in known for piece in pieces):
         return " (write | between ids)"
-    same = [id_ for id_ in known if _bare(id_) == _bare(unknown_id)]
-    return did_you_mean(unknown_id, same[:1] or known) or (f" (did you mean {same[0]!r}?)" if same else "")
+    bare = _bare(unknown_id)
+    same = next((id_ for id_ in known if _bare(id_) == bare), None)
+    return did_you_mean(unknown_id, known) if same is None else f" (did you mean {same!r}?)"
 
 
 def _bare(id_: str) -> str:

@@ -95,7 +95,7 @@ def read_table(
     number_of = {query["query_id"]: number for number, query in wanted.items()}
     check_data(
         BenchmarkData(benchmark, "table", parts, named | gallery if allow_missing or not gallery else gallery),
-        lambda part, row: _place(place, number_of[part.query_ids[row]], part.query_ids[row]),
+        lambda id_: _place(place, number_of[id_], id_),
         complaints,
         is_ranked=images is not None,
     )
