@@ -460,6 +460,9 @@ def test_a_draft_by_syncir(gallery, place, monkeypatch, picture_folder, capsys):
     assert len(all_of(read_table("queries.csv", picture_folder))) == 5
     recipe = json.loads((place / "queries-triplets" / "recipe.json").read_text())
     assert recipe["counts"]["pairs_drawn"] == 10 and recipe["settings"]["store_images"] == "reference"
+    make[make.index("queries.csv")] = "none.csv"
+    assert main([*make, "--threshold", "1", "--llm", "m"]) == 1
+    assert "none-triplets" in capsys.readouterr().err.splitlines()[-1] and not (place / "none.csv").exists()
 
 
 def test_references_and_targets_differ_as_long_as_there_are_enough():

@@ -70,7 +70,10 @@ def make(
     if triplets is None:
         chosen = SynCirConfig.from_yaml(None, **{"store_images": "reference", "max_pairs": 2 * n, **given})
         hycir_hf.syncir.SynCirRun(images.source, folder, chosen, device=device or default_device()).run()
-    rows = evaluation.read_rows(folder / "triplets.parquet" if folder.is_dir() else folder)
+    table = folder / "triplets.parquet" if folder.is_dir() else folder
+    if triplets is None and not table.exists():
+        raise ValueError(f"SynCir kept no triplet. {folder / 'report.html'} says why.")
+    rows = evaluation.read_rows(table)
     queries = evaluation.draft_queries([dict(row) for _, row in rows], facts.ids, n, given.get("seed", 0))
     evaluation.write_table(queries, output)
     lines = [f"{len(queries)} queries: {output}. Correct it before you trust its figures."]

@@ -40,6 +40,7 @@ class TableValidation:
         Raises:
             ValueError: If an image is broken.
         """
+        model.eval()
         self._features = encode_images(model, processor, self.data.images, label="Validation images")  # (N, D)
 
     def __call__(self, model: HyCIRModel, processor: HyCIRProcessor, head: Combiner | None = None) -> dict[str, float]:
