@@ -270,8 +270,25 @@ def test_results_of_other_questions_are_not_compared(tiny, picture_folder):
     changed = [ROWS[0] | {"query_text": "make it day"}, *ROWS[1:]]
     one, two = (evaluate_benchmark(*tiny, read_table(rows, picture_folder)).results for rows in (ROWS, changed))
     assert compare_results(one, one, "mapper", "slerp")
-    with pytest.raises(ValueError, match="'all'"):
+    with pytest.raises(ValueError, match=r"'all'.*texts"):
         compare_results(one, two, "mapper", "mapper")
+    numbered = [row | {"query_id": str(number)} for number, row in enumerate(ROWS)]
+    images = {f"{number:02d}.png": random_picture(number) for number in range(20)}
+    base, turned, grouped, other, kept = (
+        evaluate_benchmark(*tiny, read_table(rows, pictures, ranks=[1], leaves_reference_out=leaves_out)).results
+        for rows, pictures, leaves_out in (
+            (numbered, images, True),
+            (numbered[::-1], dict(reversed(images.items())), True),
+            ([row | {"group": "g"} for row in numbered], images, True),
+            (numbered, {"x" if id_ == "19.png" else id_: image for id_, image in images.items()}, True),
+            (numbered, images, False),
+        )
+    )
+    assert compare_results(base, turned, "slerp", "slerp")[0].difference.mean == 0
+    assert compare_results(base, grouped, "slerp", "slerp")
+    for wrong, fact in ((other, "gallery"), (kept, "reference")):
+        with pytest.raises(ValueError, match=fact):
+            compare_results(base, wrong, "mapper", "mapper")
 
 
 def test_the_gallery_is_a_folder_a_gallery_or_a_dataset(place, tiny, model_path, picture_folder):

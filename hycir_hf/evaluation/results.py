@@ -181,12 +181,7 @@ def compare_results(
                 f"The results search different galleries: {part!r} has {sizes[0]:,} and {sizes[1]:,} images. Evaluate "
                 "both on the same images (were some missing?)."
             )
-        asked = [side.provenance.get("data", {}).get("parts", {}).get(part) for side in (first, second)]
-        if all(asked) and asked[0] != asked[1]:
-            raise ValueError(
-                f"The results ask different things: the queries of part {part!r} have the same ids, but other "
-                "references, texts, targets or subsets. Evaluate both on the same data."
-            )
+        _check_same_question(first, second, part)
         place = {id_: row for row, id_ in enumerate(two.query_ids)}
         order = [place[id_] for id_ in one.query_ids]
         differences = {name: one.values[name] - two.values[name][order] for name in one.values if name in two.values}
@@ -201,6 +196,27 @@ def compare_results(
             f"The results have no part and metric in common: their parts are {list(sides[0])} and {list(sides[1])}."
         )
     return found + _average_differences(first, paired, found)
+
+
+def _check_same_question(first: EvaluationResults, second: EvaluationResults, part: str) -> None:
+    """Refuse queries of the same ids that ask other things, as far as the files say it."""
+    facts = []
+    for side in (first, second):
+        fingerprints = side.provenance.get("data", {}).get("parts", {}).get(part, {})
+        kept = side.provenance.get("protocol", {}).get("leaves_reference_out")
+        facts.append(
+            {
+                "references, texts, targets or subsets": fingerprints.get("queries"),
+                "images in the gallery": fingerprints.get("gallery"),
+                "handling of the reference": None if kept is None else str(kept),
+            }
+        )
+    for what, value in facts[0].items():
+        if value and facts[1][what] and value != facts[1][what]:
+            raise ValueError(
+                f"The results ask different things: the queries of part {part!r} have the same ids, but other {what}. "
+                "Evaluate both on the same data."
+            )
 
 
 def _average_differences(

@@ -262,9 +262,20 @@ class BenchmarkData:
         rows = [[part.name, part.queries, list(part.gallery_ids)] for part in self.parts]
         return _digest(*rows)
 
-    def part_fingerprints(self) -> dict[str, str]:
-        """Each part's fingerprint of its queries alone."""
-        return {part.name: _digest(part.queries) for part in self.parts}
+    def part_fingerprints(self) -> dict[str, dict[str, str | None]]:
+        """Part -> fingerprints of its queries, and of its gallery if that is known; the order does not matter."""
+        return {
+            part.name: {
+                "queries": _digest(sorted((_asked(query) for query in part.queries), key=lambda one: one["query_id"])),
+                "gallery": _digest(sorted(part.gallery_ids)) if part.gallery_ids else None,
+            }
+            for part in self.parts
+        }
+
+
+def _asked(query: Mapping[str, Any]) -> dict[str, Any]:
+    """A query without what only says how it is resampled."""
+    return {name: value for name, value in query.items() if name not in ("group", "rule", "wording", "split")}
 
 
 def _digest(*values: Any) -> str:
