@@ -60,6 +60,7 @@ COMMANDS = [
     *("index", "search", "app", "features", "train", "convert", "export", "push"),
     *("syncir", "syncir run", "syncir estimate", "syncir refilter"),
     *("evaluate", "evaluate run", "evaluate score", "evaluate compare"),
+    *("benchmark", "benchmark make"),
 ]
 
 

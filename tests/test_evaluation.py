@@ -221,7 +221,7 @@ def test_fashioniq_by_parts_with_an_image_missing(model_path, tmp_path, capsys):
     command = ["evaluate", "run", "--model", model_path, "--benchmark", "fashioniq", "--data", str(tmp_path)]
     assert "such as" in failing(command, capsys) and main([*command, "--allow-missing"]) == 0
     table = capsys.readouterr().out
-    assert "1 images are missing; 0 queries were left out" in table
+    assert "1 images are missing" in table and "; 0 queries were left out" in table
     assert [word in table for word in ("val, dress", "val, shirt", "val, toptee", "val, average")] == [True] * 4
     assert main([*command, "--part", "dress"]) == 0 and "val, average" not in capsys.readouterr().out
 

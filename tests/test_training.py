@@ -505,6 +505,28 @@ def test_a_validation_by_name(settings):
         build_trainer(settings, validation="conftest:nothing")
 
 
+def test_a_validation_on_a_table_is_one_setting(settings, picture_folder, tmp_path):
+    """The images lie beside the table, or where the options say; mistakes and broken images are found at the start."""
+    photos = shutil.copytree(picture_folder, tmp_path / "photos")
+    table = photos / "queries.csv"
+    table.write_text("reference_id,query_text,target_ids\n00.png,make it night,01.png\n02.png,red,03.png\n")
+    changes = {"validation": str(table), "validation_steps": 1, "steps": 2, "metric": "R@5", "load_best_at_end": True}
+    state = build_trainer(settings, **changes).train()
+    figures = [entry for entry in state.log if "validation/R@5" in entry]
+    assert [set(entry) for entry in figures] == [{"step", "validation/R@1", "validation/R@5", "validation/R@10"}] * 2
+    assert state.best_metric == max(entry["validation/R@5"] for entry in figures)
+    elsewhere = {"validation": str(table), "validation_options": {"images": str(picture_folder), "ranks": [3]}}
+    combiner = {"objective": "combiner", "output_dir": str(tmp_path / "combiner"), "steps": 1, "validation_steps": 1}
+    state = build_trainer(settings, **elsewhere, **combiner).train()
+    assert any("validation/R@3" in entry for entry in state.log)
+    for wrong, fact in (({"imges": "x"}, "imges"), ({"ranks": [30]}, "30")):
+        with pytest.raises(ValueError, match=fact):
+            build_trainer(settings, **changes | {"validation_options": wrong})
+    (photos / "19.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"19\.png"):
+        build_trainer(settings | {"output_dir": str(tmp_path / "new")}, **changes).train()
+
+
 def test_a_metric_that_is_no_number_is_never_the_best(settings):
     figures = iter([float("nan"), 0.5, float("nan"), 0.2])
     arguments = HybridTrainingArguments(**settings | {"validation_steps": 1, "metric": "r", "steps": 4})

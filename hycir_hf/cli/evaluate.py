@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     LoadMethod = Callable[[Any, Any, BenchmarkData], Method]
 
 RIVAL = "image + text"
+TABLE = "table"
 _ANSWERS, _FEATURES = ".cache/cirevl", ".cache/features"
 
 Benchmark = Annotated[str, Parameter(alias="-b")]
-DataFolder = Annotated[str, Parameter(alias="-d")]
+DataFolder = Annotated[str | None, Parameter(alias="-d")]
 ResultsFile = Annotated[OutputFile, Parameter(alias="-o")]
 
 app = App(
@@ -64,11 +65,40 @@ class Cirevl:
             raise ParameterError("The method cirevl needs both captioner and llm.", "captioner", "llm")
 
 
+@Parameter(name="*", group=Group("Options of --benchmark table", sort_key=90))
+@dataclass
+class Table:
+    """Your own benchmark: its queries and its images."""
+
+    queries: Annotated[
+        str | None,
+        Parameter(
+            help="Table with the columns reference_id, query_text, target_ids; optional: query_id, group, subset_ids, "
+            "negative_ids, part. A .csv, .tsv, .jsonl or .parquet file."
+        ),
+    ] = None
+    images: Annotated[
+        str | None,
+        Parameter(help="The gallery: folder of images, folder of `hycir index`, or PATH[:CONFIG] of a dataset."),
+    ] = None
+    metric: Annotated[
+        Literal["R", "mAP", "share"] | None,
+        Parameter(help="R (a target is among the first K), mAP, or share of all targets. By default R."),
+    ] = None
+    ranks: Annotated[
+        list[int] | None,
+        Parameter(consume_multiple=True, help="The K of the metric. By default 1 5 10 50, if there are enough images."),
+    ] = None
+    keep_reference: Annotated[Switch, Parameter(help="Keep the reference images in the rankings.")] = False
+
+
 @app.command(
     help_epilogue="""\
 Examples:
   hycir evaluate run --model MODEL --benchmark cirr --data cirr_dataset \\
       --output results.json --html report.html
+  hycir evaluate run --model MODEL --benchmark table --queries queries.csv \\
+      --images photos
   hycir evaluate run --model MODEL --benchmark circo --data CIRCO --split test \\
       --submission files
   hycir evaluate run --model MODEL --benchmark cirr --data cirr_dataset \\
@@ -80,7 +110,7 @@ def run(
     *,
     model: Model,
     benchmark: Benchmark,
-    data: DataFolder,
+    data: DataFolder = None,
     split: str | None = None,
     part: list[str] | None = None,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
@@ -91,6 +121,7 @@ def run(
     output: ResultsFile = None,
     features: Annotated[str | None, Parameter(metavar="FOLDER")] = None,
     allow_missing: Switch = False,
+    table: Table | None = None,
     cirevl: Cirevl | None = None,
     device: Device = None,
     common: Common | None = None,
@@ -99,7 +130,7 @@ def run(
 
     Args:
         model: HyCIR model: folder or Hub id.
-        benchmark: cirr, circo, fashioniq (also -union, -joined), genecis, coco, imagenet or emoji.
+        benchmark: table (your own), cirr, circo, fashioniq (also -union, -joined), genecis, coco, imagenet or emoji.
         data: The benchmark's official folder.
         split: By default val. The test splits: test1 of cirr, test of circo and emoji.
         part: Only this part of the benchmark, such as dress. Repeatable.
@@ -107,17 +138,19 @@ def run(
             need no further options.
         combiner: Trained combiner (objective combiner), for the method combiner.
         pair: Two methods whose wins and losses the page shows.
-        submission: Write the checked files for the benchmark's test server to this folder.
+        submission: Write the checked files of rankings, as the benchmark's test server takes them, to this folder.
         html: Write a page with tables, wins and losses to this file.
         output: Write the results, with every query's values, to this JSON file.
         features: Keep the images' features in this folder, so that they are made once. By default .cache/features.
-        allow_missing: Evaluate without the images that are missing. The figures are then not comparable.
+        allow_missing: Evaluate without the images that are missing or broken. The figures are then not comparable.
     """
     further = _further_methods(combiner, cirevl or Cirevl())
     evaluation = hycir_hf.evaluation
     names = _checked_methods(methods, [*evaluation.TRAINING_FREE, evaluation.MAPPER, *further])
     shown_pair = _pair(pair, names, html)
-    read = evaluation.read_benchmark(benchmark, data, split, part_names=part, allow_missing=allow_missing)
+    if benchmark == TABLE and (table is None or table.images is None):
+        raise ParameterError("The benchmark table needs queries and images.", "queries", "images")
+    read = _read(benchmark, data, table, split, part_names=part, allow_missing=allow_missing)
     _check_purpose(read, {"output": output, "html": html}, submission, part)
     loaded = load_model(model, device)
     found = evaluation.evaluate_benchmark(
@@ -125,9 +158,12 @@ def run(
         read,
         further_methods={name: load(*loaded, read) for name, load in further.items() if name in names},
         methods=names,
-        features_directory=_features_folder(features, benchmark, data),
+        features_directory=_features_folder(features, benchmark, str(table.images if table else data)),
         model_name=model,
+        allow_missing=allow_missing,
     )
+    read = found.data
+    _check_purpose(read, {}, submission, part)
     report = _results_report(found.results, output) if found.results else Report({"benchmark": benchmark}, [])
     if read.missing_ids:
         report.lines.insert(0, _missing_line(read))
@@ -144,8 +180,9 @@ def run(
 
 @app.command(
     help_epilogue="""\
-Example:
-  hycir evaluate score recall.json --benchmark cirr --data cirr_dataset""",
+Examples:
+  hycir evaluate score recall.json --benchmark cirr --data cirr_dataset
+  hycir evaluate score rankings.json --benchmark table --queries queries.csv""",
     sort_key=2,
 )
 def score(
@@ -153,22 +190,23 @@ def score(
     /,
     *,
     benchmark: Benchmark,
-    data: DataFolder,
+    data: DataFolder = None,
     split: str | None = None,
     output: ResultsFile = None,
+    table: Table | None = None,
     common: Common | None = None,
 ) -> Report:
     """Score any system's files of rankings, without a model. Files for a test server are checked.
 
     Args:
-        files: Rankings in the format of the benchmark's test server.
-        benchmark: cirr, circo, fashioniq (also -union, -joined), genecis, coco, imagenet or emoji.
+        files: Rankings in the format of the benchmark's test server, or of `hycir evaluate run --submission`.
+        benchmark: table (your own), cirr, circo, fashioniq (also -union, -joined), genecis, coco, imagenet or emoji.
         data: The benchmark's official folder.
         split: By default val. The test splits: test1 of cirr, test of circo and emoji.
         output: Write the results, with every query's values, to this JSON file.
     """
     evaluation = hycir_hf.evaluation
-    read = evaluation.read_benchmark(benchmark, data, split, with_images=False)
+    read = _read(benchmark, data, table, split, with_images=False)
     if read.has_targets:
         return _results_report(evaluation.score_rankings(files, read), output)
     _check_purpose(read, {"output": output}, "check", None)
@@ -207,6 +245,32 @@ def compare(first: str, second: str, /, *, output: ResultsFile = None, common: C
         names = [f"{place.removesuffix(f':{first_method}')}: {first_method}" for place in (first, second)]
     table = hycir_hf.evaluation.difference_table(differences, *names)
     return Report(values, [hycir_hf.evaluation.render_table(table)])
+
+
+def _read(
+    benchmark: str, data: str | None, table: Table | None, split: str | None, with_images: bool = True, **options: Any
+) -> "BenchmarkData":
+    """Read a benchmark's official folder, or your own table."""
+    if benchmark != TABLE:
+        given = [name for name, value in vars(table or Table()).items() if value]
+        if given:
+            raise ParameterError(f"{', '.join(given)} belong to the benchmark table, not to {benchmark}.", *given)
+        if data is None:
+            raise ParameterError(f"The benchmark {benchmark} needs its official folder as data.", "data")
+        return hycir_hf.evaluation.read_benchmark(benchmark, data, split, with_images=with_images, **options)
+    wrong = [name for name, value in (("data", data), ("split", split)) if value is not None]
+    if wrong:
+        raise ParameterError(f"The benchmark table has no {' and no '.join(wrong)}. Leave it out.", *wrong)
+    if table is None or table.queries is None:
+        raise ParameterError("The benchmark table needs its queries.", "queries")
+    return hycir_hf.evaluation.read_table(
+        table.queries,
+        table.images,
+        metric=table.metric or "R",
+        ranks=table.ranks,
+        leaves_reference_out=not table.keep_reference,
+        **options,
+    )
 
 
 def _features_folder(given: str | None, benchmark: str, data: str) -> Path:
@@ -302,8 +366,8 @@ def _results_report(results: "EvaluationResults", output: str | None) -> Report:
 
 def _missing_line(data: "BenchmarkData") -> str:
     return (
-        f"{len(data.missing_ids)} images are missing; {data.num_dropped_queries} queries were left out with them. "
-        "These figures are not comparable with others.\n"
+        f"{len(data.missing_ids)} images are missing or broken; {data.num_dropped_queries} queries were left out with "
+        "them. These figures are not comparable with others.\n"
     )
 
 

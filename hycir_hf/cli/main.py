@@ -29,6 +29,7 @@ _COMMANDS = {
     "init": "Make an untrained model from an encoder.",
     "train": "Train a mapper with HyCIR's hybrid objective, or another one.",
     "evaluate": "Evaluate a model on a benchmark, score rankings, compare results.",
+    "benchmark": "Draft your own benchmark, for a person to correct.",
     "convert": "Convert a Pic2Word, SEARLE, LinCIR or BLIP checkpoint to HyCIR.",
     "export": "Export a model to ONNX, for onnxruntime.",
     "push": "Upload a model or a triplet dataset to the Hugging Face Hub.",

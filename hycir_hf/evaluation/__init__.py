@@ -1,11 +1,13 @@
 """Benchmarks, the methods in one harness, and metrics with intervals (paper: Experiments).
 
 benchmarks/     one file each: specification, folder layout, reader and protocol
+draft.py        a table of queries from pseudo triplets, for a person to correct
 methods.py      combiners, CIReVL's way, and how a benchmark part is answered
 evaluate.py     evaluate_benchmark: encode, compose, rank, score
 scoring.py      from rankings to each query's values, with bootstrap intervals
 results.py      EvaluationResults: JSON, paired comparison
 submissions.py  the test servers' files: written, checked, scored
+validation.py   your own benchmark, while a model is trained
 report.py       what tables and page of an evaluation show
 """
 
@@ -21,7 +23,10 @@ from .benchmarks import (
     SubmissionFile,
     open_image,
     read_benchmark,
+    read_table,
 )
+from .benchmarks.table import read_rows
+from .draft import draft_queries, write_table
 from .evaluate import Evaluation, PartRankings, evaluate_benchmark
 from .methods import (
     CIREVL_PROMPT,
@@ -36,6 +41,7 @@ from .report import difference_table, render_report, render_table, result_tables
 from .results import Difference, EvaluationResults, compare_results, main_method
 from .scoring import PartScores, mean_intervals, score_part
 from .submissions import read_rankings, score_rankings, write_submission
+from .validation import TableValidation
 
 __all__ = [
     "BENCHMARKS",
@@ -55,11 +61,13 @@ __all__ = [
     "PartRankings",
     "PartScores",
     "SubmissionFile",
+    "TableValidation",
     "caption_features",
     "combiner_method",
     "compare_results",
     "compose",
     "difference_table",
+    "draft_queries",
     "encode_images",
     "encode_texts",
     "evaluate_benchmark",
@@ -71,6 +79,8 @@ __all__ = [
     "query_features",
     "read_benchmark",
     "read_rankings",
+    "read_rows",
+    "read_table",
     "render_report",
     "render_table",
     "result_tables",
@@ -78,4 +88,5 @@ __all__ = [
     "score_rankings",
     "slerp",
     "write_submission",
+    "write_table",
 ]

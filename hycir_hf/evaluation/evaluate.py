@@ -11,8 +11,9 @@ from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from ..retrieval import rank_candidates, rank_gallery
 from ..retrieval.queries import MAPPER, TRAINING_FREE, Combiner
-from .benchmarks import BenchmarkData, BenchmarkPart, reference_ids_of
-from .methods import Method, encode_images, part_features
+from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, check_data, reference_ids_of
+from .benchmarks.missing import without_broken
+from .methods import Method, by_shape, encode_readable, part_features
 from .results import EvaluationResults, describe_run
 from .scoring import PartScores, score_part
 
@@ -39,10 +40,12 @@ class Evaluation:
     Args:
         results (`EvaluationResults`, *optional*): None if the targets are not known.
         rankings (`Mapping[str, Mapping[str, PartRankings]]`): Method -> part -> rankings.
+        data (`BenchmarkData`): What was asked: the data without the images that cannot be read.
     """
 
     results: EvaluationResults | None
     rankings: Mapping[str, Mapping[str, PartRankings]]
+    data: BenchmarkData
 
 
 def evaluate_benchmark(
@@ -56,13 +59,14 @@ def evaluate_benchmark(
     features_directory: str | os.PathLike | None = None,
     model_name: str | None = None,
     seed: int = 0,
+    allow_missing: bool = False,
 ) -> Evaluation:
     """Answer a benchmark's queries by every method and score them.
 
     Args:
         model (`HyCIRModel`): In eval mode.
         processor (`HyCIRProcessor`): The model's. If the benchmark has a prompt, that one is used instead.
-        data (`BenchmarkData`): From `read_benchmark`, with images.
+        data (`BenchmarkData`): From `read_benchmark` or `read_table`, with images; or your own.
         combiners (`Mapping[str, Combiner]`): Name -> (reference features, text features) -> query features; a trained
             combiner is one entry more.
         further_methods (`Mapping[str, Method]`, *optional*): Name -> method, from `combiner_method`,
@@ -74,12 +78,14 @@ def evaluate_benchmark(
             evaluation with the same encoder reads them.
         model_name (`str`, *optional*): Kept in the results.
         seed (`int`): Random seed of the bootstrap.
+        allow_missing (`bool`): Leave out images that cannot be read, as `read_benchmark` does with missing ones.
 
     Returns:
         `Evaluation`: With the mapper, unless `methods` leaves it out.
 
     Raises:
-        ValueError: If a method is unknown, an image is broken, or the gallery is smaller than the benchmark's ranks.
+        ValueError: If a method is unknown, your own data is wrong, an image is broken, or the gallery is smaller than
+            the benchmark's ranks.
     """
     known = [*combiners, MAPPER, *(further_methods or {})]
     unknown = [name for name in methods or () if name not in known]
@@ -88,19 +94,30 @@ def evaluate_benchmark(
     wanted = methods or known
     combiners = {name: combine for name, combine in combiners.items() if name in wanted}
     further_methods = {name: answer for name, answer in (further_methods or {}).items() if name in wanted}
-    ids = list(data.images)
+    if data.benchmark not in BENCHMARKS.values():
+        check_data(data)
     encoded = image_features
     if encoded is None:
-        encoded = encode_images(model, processor, data.images, features_directory, data.benchmark.title)  # (N, D)
+        label = data.benchmark.title
+        place = features_directory
+        encoded, reasons = encode_readable(model, processor, data.images, place, label, data.stored_features)  # (N, D)
+        ids = [id_ for id_ in data.images if id_ not in reasons]
+        data = without_broken(data, reasons, allow_missing)
+    else:
+        ids = list(data.images)
     row_of = {id_: row for row, id_ in enumerate(ids)}
     feature_of = dict(zip(ids, encoded, strict=True))
     unit = F.normalize(encoded, dim=-1)
     rankings: dict[str, dict[str, PartRankings]] = {}
     for part in data.parts:
         text_prompt = data.benchmark.text_prompt or "{text}"
-        features = part_features(model, processor, part, feature_of, combiners, text_prompt, data.benchmark.prompt)
-        features |= {name: answer(part, feature_of) for name, answer in further_methods.items()}
-        features = {name: features[name] for name in wanted}
+
+        def answer_all(part: BenchmarkPart, text_prompt: str = text_prompt) -> dict[str, Tensor]:
+            found = part_features(model, processor, part, feature_of, combiners, text_prompt, data.benchmark.prompt)
+            found |= {name: answer(part, feature_of) for name, answer in further_methods.items()}
+            return {name: found[name] for name in wanted}
+
+        features = by_shape(part, answer_all)
         gallery = unit[[row_of[id_] for id_ in part.gallery_ids]]  # (N, D)
         for name, queries in features.items():
             rankings.setdefault(name, {})[part.name] = rank_part(data, part, queries, gallery)
@@ -114,7 +131,7 @@ def evaluate_benchmark(
         )
         scores = {name: score_rankings_of(data, parts) for name, parts in rankings.items()}
         results = EvaluationResults(data.benchmark.name, data.split, scores, provenance, seed)
-    return Evaluation(results, rankings)
+    return Evaluation(results, rankings, data)
 
 
 def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery: Tensor) -> PartRankings:
@@ -140,7 +157,8 @@ def rank_part(data: BenchmarkData, part: BenchmarkPart, queries: Tensor, gallery
         if not data.benchmark.ranks:  # a gallery of its own for each query
             scores = [(gallery[row] @ query).tolist() for row, query in zip(ranked, queries, strict=True)]
             return PartRankings(subsets, scores, subsets)
-    depth = max(*data.benchmark.ranks, *(kind.length for kind in data.benchmark.submissions if not kind.ranks_subset))
+    lengths = [kind.length for kind in data.benchmark.submissions if not kind.ranks_subset]
+    depth = max([*data.benchmark.ranks, *lengths])
     rows, found = rank_gallery(queries, gallery, depth, left_out)
     return PartRankings(_ids_of(part, rows.tolist()), found.tolist(), subsets)
 

@@ -5,18 +5,23 @@ A *method* is any callable from a part and its references' features by id, not n
 """
 
 import os
+import shutil
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..images import FeatureEncoder, ListSource, encode_list
+from ..images import FeatureEncoder, ListSource
 from ..images import encoding as stored_images
-from ..images.store import key_of
+from ..images.store import BLOCKS, holds_settings, key_of
 from ..images_hycir import load_image
 from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
@@ -26,7 +31,7 @@ from ..retrieval.queries import (
     encode_texts,
     query_features,
 )
-from .benchmarks import BenchmarkPart, open_image, reference_ids_of
+from .benchmarks import BenchmarkPart, SourceImage, open_image, reference_ids_of
 
 IMAGE_BATCH, CAPTION_BATCH = 128, 64
 
@@ -62,23 +67,63 @@ def encode_images(
     Raises:
         ValueError: If an image is broken. The message names it.
     """
-    encoder, ids, values = FeatureEncoder(model, processor), list(images), list(images.values())
-    if directory is None:
-        features = encode_list(values, encoder, ids, batch_size=IMAGE_BATCH, label=label)
-    else:
-        source, place = ListSource(values, ids), Path(directory) / key_of(encoder.settings)
+    features, reasons = encode_readable(model, processor, images, directory, label)
+    for id_, reason in reasons.items():
+        raise ValueError(f"The image {id_} cannot be read: {reason}")
+    return features
+
+
+def encode_readable(
+    model: HyCIRModel,
+    processor: HyCIRProcessor,
+    images: Mapping[str, Any],
+    directory: str | os.PathLike | None = None,
+    label: str = "images",
+    stored: Path | None = None,
+) -> tuple[Tensor, dict[str, str]]:
+    """Encode those images that can be read; arguments as in `encode_images`.
+
+    What the image store in the folder `stored` holds of the same encoder is not encoded again.
+
+    Returns:
+        `tuple[torch.Tensor, dict[str, str]]`: Their features, in order, and why each other image cannot be read.
+    """
+    encoder, source = FeatureEncoder(model, processor), _ImageSource(list(images.values()), list(images))
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(directory or scratch) / key_of(encoder.settings)
+        if stored is not None and holds_settings(stored, encoder.settings):
+            _copy_blocks(stored / BLOCKS, place / BLOCKS)
         store, _ = stored_images.encode_images(
             source,
             encoder,
             place,
             batch_size=IMAGE_BATCH,
             label=label,
+            on_skip=lambda id_, reason: None,
             prune=False,  # other splits share the folder
         )
-        if store.skipped:
-            raise ValueError("The image {} cannot be read: {}".format(*store.skipped[0]))
-        features = store.read(range(len(ids)), views=None)
-    return torch.from_numpy(features[:, 0]).to(model.device)
+        features = store.read(range(len(store.ids))) if store.ids else np.zeros((0, 0), np.float32)  # (N, D)
+    return torch.from_numpy(features).to(model.device), dict(store.skipped)
+
+
+def _copy_blocks(stored: Path, place: Path) -> None:
+    """Copy a store's blocks. A block that a kill cuts off is not used: its name is its checksum."""
+    place.mkdir(parents=True, exist_ok=True)
+    for path in stored.glob("*.arrow"):
+        if not (place / path.name).exists():
+            shutil.copyfile(path, place / path.name)
+
+
+class _ImageSource(ListSource):
+    """A benchmark's images: also those of a dataset, which it stamps and reads itself."""
+
+    def stamp(self, row: int) -> str:
+        image = self.images[row]
+        return image.source.stamp(image.row) if isinstance(image, SourceImage) else super().stamp(row)
+
+    def load(self, row: int) -> Any:
+        image = self.images[row]
+        return image.load() if isinstance(image, SourceImage) else super().load(row)
 
 
 def part_features(
@@ -95,7 +140,7 @@ def part_features(
     Args:
         model (`HyCIRModel`): Mapper and encoder.
         processor (`HyCIRProcessor`): The model's.
-        part (`BenchmarkPart`): All its queries have the same number of references, and of texts.
+        part (`BenchmarkPart`): All its queries have the same number of references, and of texts (see `by_shape`).
         feature_of (`Mapping[str, torch.Tensor]`): Image id -> feature `(D,)`, not normalised, of the references.
         combiners (`Mapping[str, Combiner]`): Name -> combiner.
         text_prompt (`str`): Template with {text} of the texts that the combiners get.
@@ -110,6 +155,16 @@ def part_features(
         for texts in text_variants(part)
     ]
     return {name: average_features([one[name] for one in variants]) for name in variants[0]}
+
+
+def by_shape(part: BenchmarkPart, answer: Callable[[BenchmarkPart], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Answer queries with the same number of references, and of texts, together; results in the part's order."""
+    rows_of = defaultdict(list)
+    for row, query in enumerate(part.queries):
+        rows_of[len(reference_ids_of(query)), len(query.get("other_texts", ()))].append(row)
+    found = [answer(replace(part, queries=[part.queries[row] for row in rows])) for rows in rows_of.values()]
+    order = np.argsort([row for rows in rows_of.values() for row in rows])
+    return {name: torch.cat([one[name] for one in found])[order] for name in found[0]}
 
 
 def reference_features(part: BenchmarkPart, feature_of: Mapping[str, Tensor]) -> Tensor:

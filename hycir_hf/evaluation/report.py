@@ -9,7 +9,7 @@ from typing import Any
 
 from ..images_hycir import load_image
 from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page, render_table
-from .benchmarks import BENCHMARKS, BenchmarkData, BenchmarkPart, name_of, open_image, reference_ids_of
+from .benchmarks import BenchmarkData, BenchmarkPart, name_of, open_image, reference_ids_of
 from .evaluate import Evaluation, PartRankings
 from .results import Difference, EvaluationResults
 from .scoring import groups_of
@@ -33,9 +33,8 @@ def result_tables(results: EvaluationResults) -> list[PageTable]:
             [method, *(f"{100 * one.mean:.1f} ±{50 * (one.high - one.low):.1f}" for one in row.values())]
             for method, row in rows.items()
         ]
-        title = BENCHMARKS[results.benchmark].title
         place = "" if name == "all" else f", {part_title(name)}"
-        caption = f"{title} {results.split}{place}: percent, with half the width of the 95% interval"
+        caption = f"{results.title} {results.split}{place}: percent, with half the width of the 95% interval"
         tables.append(PageTable(caption, ["method", *metrics], cells))
     return tables
 

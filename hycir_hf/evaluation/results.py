@@ -13,9 +13,8 @@ from ..files import write_json
 from ..formats import EVALUATION
 from ..metrics.intervals import Interval
 from .benchmarks import BENCHMARKS, BenchmarkData
+from .benchmarks.checks import AVERAGE
 from .scoring import PartScores, as_interval, mean_intervals, resampled_means
-
-AVERAGE = "average"  # the part that is the mean of the others
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class EvaluationResults:
     """What methods reached on a benchmark's split.
 
     Args:
-        benchmark (`str`): A key of `BENCHMARKS`.
+        benchmark (`str`): The benchmark's name: a key of `BENCHMARKS`, or your own.
         split (`str`): The split.
         methods (`Mapping[str, Mapping[str, PartScores]]`): Method -> part -> each query's values.
         provenance (`Mapping`): Versions, model, data fingerprint, protocol, missing images.
@@ -36,12 +35,22 @@ class EvaluationResults:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
+    @property
+    def title(self) -> str:
+        """The benchmark's title."""
+        return self._fact("title", self.benchmark)
+
+    def _fact(self, name: str, default: Any) -> Any:
+        """What the benchmark's specification says; files of earlier versions do not hold it."""
+        known = getattr(BENCHMARKS.get(self.benchmark), name, default)
+        return self.provenance.get("protocol", {}).get(name, known)
+
     def intervals(self) -> dict[str, dict[str, dict[str, Interval]]]:
         """Method -> part -> metric -> mean with its 95% interval; the parts' average where the benchmark has one."""
         found = {}
         for method, parts in self.methods.items():
             found[method] = {name: mean_intervals(scores, self.seed) for name, scores in parts.items()}
-            if BENCHMARKS[self.benchmark].averages_parts and len(parts) > 1:
+            if self._fact("averages_parts", False) and len(parts) > 1:
                 found[method][AVERAGE] = self._average(parts)
         return found
 
@@ -172,6 +181,7 @@ def compare_results(
                 f"The results search different galleries: {part!r} has {sizes[0]:,} and {sizes[1]:,} images. Evaluate "
                 "both on the same images (were some missing?)."
             )
+        _check_same_question(first, second, part)
         place = {id_: row for row, id_ in enumerate(two.query_ids)}
         order = [place[id_] for id_ in one.query_ids]
         differences = {name: one.values[name] - two.values[name][order] for name in one.values if name in two.values}
@@ -186,6 +196,27 @@ def compare_results(
             f"The results have no part and metric in common: their parts are {list(sides[0])} and {list(sides[1])}."
         )
     return found + _average_differences(first, paired, found)
+
+
+def _check_same_question(first: EvaluationResults, second: EvaluationResults, part: str) -> None:
+    """Refuse queries of the same ids that ask other things, as far as the files say it."""
+    facts = []
+    for side in (first, second):
+        fingerprints = side.provenance.get("data", {}).get("parts", {}).get(part, {})
+        kept = side.provenance.get("protocol", {}).get("leaves_reference_out")
+        facts.append(
+            {
+                "references, texts, targets or subsets": fingerprints.get("queries"),
+                "images in the gallery": fingerprints.get("gallery"),
+                "handling of the reference": None if kept is None else str(kept),
+            }
+        )
+    for what, value in facts[0].items():
+        if value and facts[1][what] and value != facts[1][what]:
+            raise ValueError(
+                f"The results ask different things: the queries of part {part!r} have the same ids, but other {what}. "
+                "Evaluate both on the same data."
+            )
 
 
 def _average_differences(
@@ -209,12 +240,15 @@ def describe_run(data: BenchmarkData, **further: Any) -> dict[str, Any]:
         | {name: _version(name) for name in ("hycir_hf", "torch", "transformers", "numpy", "datasets")},
         "data": {
             "fingerprint": data.fingerprint(),
+            "parts": data.part_fingerprints(),
             "queries": {part.name: len(part.queries) for part in data.parts},
             "gallery": {part.name: len(part.gallery_ids) for part in data.parts},
             "missing_images": len(data.missing_ids),
             "dropped_queries": data.num_dropped_queries,
         },
         "protocol": {
+            "title": data.benchmark.title,
+            "averages_parts": data.benchmark.averages_parts,
             "leaves_reference_out": data.benchmark.leaves_reference_out,
             **data.benchmark.options,
         },

@@ -106,11 +106,16 @@ def spread_in_groups(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
 
 
 def groups_of(queries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name each query's group: the wordings of one change of one image; without a rule, the query alone."""
-    return [
+    """Name each query's group: its own, or the wordings of one change of one image; otherwise the query is alone."""
+    return [_group_of(query) for query in queries]
+
+
+def _group_of(query: Mapping[str, Any]) -> str:
+    if query.get("group"):
+        return f"group {query['group']}"  # apart from query ids
+    return (
         "|".join((query["rule"], query["reference_id"], *query["target_ids"])) if query["rule"] else query["query_id"]
-        for query in queries
-    ]
+    )
 
 
 def mean_intervals(scores: PartScores, seed: int = 0) -> dict[str, Interval]:

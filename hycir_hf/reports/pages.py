@@ -115,6 +115,7 @@ def render_search_page(
     intro: str = "",
     tables: Sequence[PageTable] = (),
     closing_tables: Sequence[PageTable] = (),
+    footer: str = "Each score is the cosine similarity of the composed query and the image.",
 ) -> str:
     """Render queries and tables of figures as one HTML page.
 
@@ -124,8 +125,9 @@ def render_search_page(
         intro (`str`): A paragraph below the heading.
         tables (`Sequence[PageTable]`): Shown before the queries.
         closing_tables (`Sequence[PageTable]`): Shown after them.
+        footer (`str`): What the scores are.
     """
-    facts = {"title": title, "intro": intro, "tables": tables, "closing_tables": closing_tables}
+    facts = {"title": title, "intro": intro, "tables": tables, "closing_tables": closing_tables, "footer": footer}
     return render("search_page.html", queries=queries, **facts)
 
 

@@ -5,6 +5,7 @@ This module is light (no torch), so that `hycir train --help` is quick and compl
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..settings import Settings, setting
@@ -28,6 +29,9 @@ _NEEDS = (
     (("projection",), ("texts",), "texts"),
 )
 """Loss terms, the settings of which they need one, and what that is."""
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+"""What the file of a `validation` table may be."""
 
 NOT_IN_RESUME = (
     *("output_dir", "save_steps", "save_total_limit", "log_steps", "report_to", "progress", "num_workers"),
@@ -136,10 +140,12 @@ class HybridTrainingArguments(Settings):
     progress: bool = setting(True, "Show a progress bar.")
 
     validation: str | None = setting(
-        None, "MODULE:FUNCTION that gets model and processor and returns a mapping of name to figure.",
+        None, "Your own benchmark's table, beside its images; or MODULE:FUNCTION from model and processor to figures.",
         group="Validation",
     )  # fmt: skip
-    validation_options: dict[str, Any] = setting({}, "Further arguments of that function, as JSON.")
+    validation_options: dict[str, Any] = setting(
+        {}, "Further arguments of that function, or of the table (images, ranks, metric), as JSON."
+    )
     validation_steps: int = setting(1000, "Steps between validations.", at_least=1)
     metric: str | None = setting(None, "Figure of the validation that decides which checkpoint is best.")
     smaller_is_better: bool = setting(False, "The best metric is the smallest one.")
@@ -153,6 +159,11 @@ class HybridTrainingArguments(Settings):
         """The objective's loss terms."""
         return tuple(_ALIASES.get(self.objective, self.objective).split("+"))
 
+    @property
+    def validates_table(self) -> bool:
+        """Whether `validation` is a table of queries."""
+        return self.validation is not None and Path(self.validation).suffix.lower() in TABLES
+
     def complaints(self) -> Iterator[str]:
         """Yield which settings are missing, or do not go together."""
         if not self.output_dir:
@@ -164,8 +175,8 @@ class HybridTrainingArguments(Settings):
         own = [name for name in _FRESH_MAPPER if getattr(self, name) != defaults[name]]
         if self.model is not None and own:
             yield f"{', '.join(own)} would change nothing, since the model has its own mapper: leave it out"
-        if self.validation is not None and ":" not in self.validation:
-            yield f"validation must be MODULE:FUNCTION, but it is {self.validation!r}"
+        if self.validation is not None and ":" not in self.validation and not self.validates_table:
+            yield f"validation must be a table {TABLES} or MODULE:FUNCTION, but it is {self.validation!r}"
         for name in ("early_stopping_patience", "load_best_at_end"):
             if getattr(self, name) and self.metric is None:
                 yield f"{name} needs a metric of the validation"

@@ -99,14 +99,20 @@ def check_launch(accelerator: Accelerator) -> None:
 
 
 def find_validation(arguments: HybridTrainingArguments) -> Validation | None:
-    """Find the function that `validation` names, with its options filled in.
+    """Find the table or the function that `validation` names, with its options filled in.
 
     Raises:
-        ValueError: If there is no such function, or it does not take the options.
+        ValueError: If there is no such function, it does not take the options, or the table is wrong.
     """
     if arguments.validation is None:
         return None
     module_name, _, name = arguments.validation.partition(":")
+    if arguments.validates_table:  # `evaluation` stands beside `training`, so it is named, not imported
+        table = importlib.import_module("hycir_hf.evaluation").TableValidation
+        try:
+            return table(arguments.validation, **arguments.validation_options)
+        except TypeError as error:
+            raise ValueError(f"validation_options={arguments.validation_options} do not fit: {error}.") from error
     try:
         function = getattr(importlib.import_module(module_name), name)
         inspect.signature(function).bind(None, None, **arguments.validation_options)

@@ -130,6 +130,9 @@ class HybridTrainer:
         if arguments.compile:
             compile_layers(self.model)
         self.wrapped, self.optimizer = accelerator.prepare(self.trained, build_optimizer(arguments, self.trained))
+        prepare: Any = getattr(self.validation, "prepare", None)
+        if prepare is not None and accelerator.is_main_process:
+            prepare(self.model, self.processor)  # a broken image is found now, not in a thousand steps
         self._resume()
         if arguments.report_to:
             accelerator.init_trackers("hycir", config={name: str(v) for name, v in arguments.to_dict().items()})

@@ -10,13 +10,16 @@ from pathlib import Path
 from ...settings import ParameterError, did_you_mean
 from . import circo, cirr, coco, emoji, fashioniq, genecis, imagenet
 from .annotations import AnnotationsMissingError
+from .checks import check_data
 from .emoji import EMOJI_VENDORS
 from .missing import without_missing
+from .table import read_table
 from .types import (
     Benchmark,
     BenchmarkData,
     BenchmarkPart,
     ImageRegion,
+    SourceImage,
     SubmissionFile,
     name_of,
     open_image,
@@ -44,10 +47,13 @@ __all__ = [
     "BenchmarkData",
     "BenchmarkPart",
     "ImageRegion",
+    "SourceImage",
     "SubmissionFile",
+    "check_data",
     "name_of",
     "open_image",
     "read_benchmark",
+    "read_table",
     "reference_ids_of",
 ]
 
@@ -81,8 +87,10 @@ def read_benchmark(
             the gallery lacks; the message has file and entry.
     """
     if name not in BENCHMARKS:
-        hint = did_you_mean(name, BENCHMARKS)
-        raise ParameterError(f"There is no benchmark {name!r}{hint}. Choose one of {list(BENCHMARKS)}.", "benchmark")
+        names = [*BENCHMARKS, "table"]  # a table is read by `read_table`
+        raise ParameterError(
+            f"There is no benchmark {name!r}{did_you_mean(name, names)}. Choose one of {names}.", "benchmark"
+        )
     benchmark, directory = BENCHMARKS[name], Path(directory)
     split = split or benchmark.splits[0]
     if split not in benchmark.splits:

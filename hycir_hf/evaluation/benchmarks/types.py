@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from ...images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class SubmissionFile:
         ranks_subset (`bool`): Whether the ids are from each query's subset.
         has_integer_ids (`bool`): Whether ids are JSON numbers.
         max_bytes (`int`, *optional*): The largest file that the server takes.
+        takes_longer (`bool`): Whether rankings may have more ids than `length`.
     """
 
     name: str
@@ -29,6 +33,7 @@ class SubmissionFile:
     ranks_subset: bool = False
     has_integer_ids: bool = False
     max_bytes: int | None = None
+    takes_longer: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Benchmark:
     """What a benchmark asks and how it counts.
 
     Args:
-        name (`str`): As in `hycir evaluate run --benchmark`.
+        name (`str`): As in `hycir evaluate run --benchmark`; of your own benchmark, a name that results carry.
         title (`str`): As in tables.
         metric (`str`): "R" (hit rate), "mAP" (divided by min(targets, K)) or "share" (of all targets, those among the
             first K: what others call recall).
@@ -53,14 +58,15 @@ class Benchmark:
         text_prompt (`str`, *optional*): Template with {text} of what methods without pseudo words read.
         options (`Mapping[str, str]`): What the reader of the files is told: FashionIQ's protocols.
         submissions (`tuple[SubmissionFile, ...]`): The files of rankings that are written and scored.
+        fits_ranks (`bool`): Whether ranks that the gallery is too small for are left out; by default they are an error.
     """
 
     name: str
     title: str
     metric: str
     ranks: tuple[int, ...]
-    splits: tuple[str, ...]
-    submissions: tuple[SubmissionFile, ...]
+    splits: tuple[str, ...] = ("all",)
+    submissions: tuple[SubmissionFile, ...] = ()
     leaves_reference_out: bool = False
     subset_ranks: tuple[int, ...] = ()
     hard_negative_rank: int | None = None
@@ -70,6 +76,32 @@ class Benchmark:
     prompt: str | None = None
     text_prompt: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    fits_ranks: bool = False
+
+    def fitted(self, parts: "Sequence[BenchmarkPart]") -> "Benchmark":
+        """Leave out the ranks that are too large for the parts' galleries and subsets, if `fits_ranks`."""
+        if not self.fits_ranks:
+            return self
+        depth, width = (min(sizes, default=math.inf) for sizes in self.sizes(parts))
+        ranks = tuple(k for k in self.ranks if k <= depth) or self.ranks[:1]
+        subset_ranks = tuple(k for k in self.subset_ranks if k < width) or self.subset_ranks[:1]
+        files = tuple(
+            replace(kind, length=max(subset_ranks if kind.ranks_subset else ranks, default=kind.length))
+            for kind in self.submissions
+        )
+        hard = self.hard_negative_rank and min(self.hard_negative_rank, max(ranks, default=1))
+        return replace(self, ranks=ranks, subset_ranks=subset_ranks, hard_negative_rank=hard, submissions=files)
+
+    def sizes(self, parts: "Sequence[BenchmarkPart]") -> tuple[list[int], list[int]]:
+        """Count the images that are ranked for each query: of the gallery (if it is known), and of the subset."""
+        depths, widths = [], []
+        for part in parts:
+            gallery = set(part.gallery_ids)
+            for query in part.queries:
+                left_out = set(reference_ids_of(query)) if self.leaves_reference_out else set()
+                depths += [len(gallery) - len(gallery & left_out)] if gallery else []
+                widths.append(len(set(query["subset_ids"]) - left_out))
+        return depths, widths
 
 
 @dataclass(frozen=True)
@@ -78,14 +110,19 @@ class BenchmarkPart:
 
     Args:
         name (`str`): FashionIQ's category, the emoji benchmark's vendor; "all" where there is one part.
-        queries (`Sequence[Mapping]`): Rows in the QUERY schema. Two columns more may stand there: `other_texts`, whose
-            features are averaged with those of `query_text`, and `further_reference_ids`.
+        queries (`Sequence[Mapping]`): Rows in the QUERY schema. Three columns more may stand there: `other_texts`,
+            whose features are averaged with those of `query_text`, `further_reference_ids`, and `group`: queries of one
+            group are resampled together. `complete_query` fills in what is missing.
         gallery_ids (`Sequence[str]`): In gallery order; empty where the files do not say what the gallery is.
     """
 
     name: str
     queries: Sequence[Mapping[str, Any]]
     gallery_ids: Sequence[str]
+
+    def __post_init__(self) -> None:
+        rows = [complete_query(query, number) for number, query in enumerate(self.queries)]
+        object.__setattr__(self, "queries", rows)
 
     @property
     def query_ids(self) -> list[str]:
@@ -96,6 +133,22 @@ class BenchmarkPart:
     def has_targets(self) -> bool:
         """Whether the answers are known."""
         return any(query["target_ids"] for query in self.queries)
+
+
+def complete_query(query: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Fill in the columns that a query's row lacks: its id is its number, lists are empty.
+
+    `reference_id` may be a list, of several references. `negative_ids` is another name of `hard_negative_ids`.
+    """
+    given = {name: value for name, value in query.items() if value is not None}
+    if "negative_ids" in given:
+        given["hard_negative_ids"] = given.pop("negative_ids")
+    if isinstance(given.get("reference_id"), list | tuple):
+        given["reference_id"], *further = given["reference_id"] or [""]
+        given["further_reference_ids"] = further
+    lists: dict[str, list[str]] = {"target_ids": [], "subset_ids": [], "hard_negative_ids": []}
+    texts = {"query_id": str(number), "reference_id": "", "query_text": "", "rule": "", "split": ""}
+    return {**texts, **lists, "wording": 0, **given}
 
 
 def reference_ids_of(query: Mapping[str, Any]) -> list[str]:
@@ -141,16 +194,33 @@ class ImageRegion:
         return square
 
 
+@dataclass(frozen=True)
+class SourceImage:
+    """An image of a dataset, read when it is needed.
+
+    Args:
+        source (`ImageSource`): The opened dataset.
+        row (`int`): The image's row.
+    """
+
+    source: ImageSource
+    row: int
+
+    def load(self) -> Any:
+        """Load the image, PIL in RGB; ValueError naming it if it is broken."""
+        return self.source.load(self.row)
+
+
 def open_image(image: Any) -> Any:
-    """A region as an image; a path or a record as it is, since the processor takes it."""
-    return image.load() if isinstance(image, ImageRegion) else image
+    """A region or a dataset's image as a PIL image; a path or a record as it is, since the processor takes it."""
+    return image.load() if isinstance(image, ImageRegion | SourceImage) else image
 
 
 def path_of(image: Any) -> Path | None:
-    """The file that an image lies in; None for a record."""
+    """The file that an image lies in; None for a record, or an image in memory."""
     if isinstance(image, ImageRegion):
         return image.path
-    return image if isinstance(image, Path) else None
+    return Path(image) if isinstance(image, str | Path) else None
 
 
 def name_of(image: Any, id_: str) -> str:
@@ -169,8 +239,9 @@ class BenchmarkData:
         parts (`Sequence[BenchmarkPart]`): At least one.
         images (`Mapping[str, Any]`): Image id -> path, `ImageRegion`, or a record with "bytes" and "name"; empty
             where the images were not asked for.
-        missing_ids (`Sequence[str]`): Images left out since they are not there.
+        missing_ids (`Sequence[str]`): Images left out since they are not there, or cannot be read.
         num_dropped_queries (`int`): Queries left out with them.
+        stored_features (`Path`, *optional*): The image store of a gallery that holds the images.
     """
 
     benchmark: Benchmark
@@ -179,6 +250,7 @@ class BenchmarkData:
     images: Mapping[str, Any] = field(default_factory=dict)
     missing_ids: Sequence[str] = ()
     num_dropped_queries: int = 0
+    stored_features: Path | None = None
 
     @property
     def has_targets(self) -> bool:
@@ -187,8 +259,27 @@ class BenchmarkData:
 
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 of queries and gallery ids: equal where the same is asked of the same gallery."""
-        digest = hashlib.sha256()
-        for part in self.parts:
-            rows = [part.name, [dict(query) for query in part.queries], list(part.gallery_ids)]
-            digest.update(json.dumps(rows, sort_keys=True).encode())
-        return digest.hexdigest()[:16]
+        rows = [[part.name, part.queries, list(part.gallery_ids)] for part in self.parts]
+        return _digest(*rows)
+
+    def part_fingerprints(self) -> dict[str, dict[str, str | None]]:
+        """Part -> fingerprints of its queries, and of its gallery if that is known; the order does not matter."""
+        return {
+            part.name: {
+                "queries": _digest(sorted((_asked(query) for query in part.queries), key=lambda one: one["query_id"])),
+                "gallery": _digest(sorted(part.gallery_ids)) if part.gallery_ids else None,
+            }
+            for part in self.parts
+        }
+
+
+def _asked(query: Mapping[str, Any]) -> dict[str, Any]:
+    """A query without what only says how it is resampled."""
+    return {name: value for name, value in query.items() if name not in ("group", "rule", "wording", "split")}
+
+
+def _digest(*values: Any) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(json.dumps(value, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
