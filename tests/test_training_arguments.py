@@ -153,6 +153,26 @@ def test_the_recipes_are_settings(path):
         assert recipe == (0.1, 10_000, "cosine", 30) and arguments.optimizer == "adamw"
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"path": "b"}], r"\[256, 0\]"),
+        ([{"path": "b", "share": 0.6}, {"path": "c", "share": 0.4}], r"\[0, 154, 102\]"),
+        ([{"path": "b", "share": 1.5}], "share"),
+        ([{"share": 0.5}], "path"),
+        ([{"path": "b", "share": 0.5, "imagse": "x"}], "imagse.*images"),
+        (["b"], "mapping"),
+        ([{"path": "b", "share": 0.5, "features": "f"}], "features"),
+    ],
+)
+def test_wrong_further_triplets(entries, message):
+    given = {"output_dir": "x", "encoder": "e", "steps": 1, "unlabeled": "u", "triplets": "t"}
+    with pytest.raises(ValueError, match=message):
+        HybridTrainingArguments(**given, further_triplets=entries)
+    sizes = HybridTrainingArguments(**given, further_triplets=[{"path": "b", "share": 0.25}]).triplet_sources()
+    assert [size for _, size in sizes] == [192, 64]
+
+
 def test_there_are_recipes():
     assert len(CONFIGS) == 6
 

@@ -19,12 +19,13 @@ from ..images.features import preprocessing_fingerprint
 from ..modeling_hycir import HyCIRModel
 from ..names import resolve_model
 from ..processing_hycir import HyCIRProcessor
-from .arguments import HybridTrainingArguments
+from .arguments import HybridTrainingArguments, TripletSettings
 from .data import (
     Share,
     Stream,
     TextRows,
     TripletRows,
+    TripletSource,
     UnlabeledRows,
     UnlabeledStream,
     open_triplets,
@@ -151,6 +152,7 @@ def build_terms(arguments: HybridTrainingArguments, model: HyCIRModel, processor
     for name in arguments.terms:
         further = [read_phrases(str(arguments.phrases)), arguments.top_k_concepts] if name == "phrases" else []
         terms[name] = TERMS[name](model, processor, *further)
+        terms[name].hard_negatives = {"alpha": arguments.hn_alpha, "beta": arguments.hn_beta}
     return terms
 
 
@@ -215,16 +217,18 @@ class _StreamOpener:
         return UnlabeledRows(features, self.processor, size, arguments.seed, self.share)
 
     def triplets(self) -> Stream:
-        """Triplets, with their images from stored features or from pixels."""
-        arguments, size = self.arguments, self._batch_size("triplet_batch_size")
-        path = str(arguments.triplets)
-        triplets = open_triplets(path, arguments.triplet_kind, arguments.triplet_images, arguments.triplet_split)
+        """Triplets of all sources, with their images from stored features or from pixels."""
+        self._batch_size("triplet_batch_size")
+        sources = [self._triplet_source(source, size) for source, size in self.arguments.triplet_sources()]
+        return TripletRows(sources, self.processor, self.arguments.seed, self.share)
+
+    def _triplet_source(self, source: TripletSettings, size: int) -> TripletSource:
+        triplets = open_triplets(source.path, source.kind, source.images, source.split)
         triplets.rows()  # finds an unknown image before anything is encoded
         features = None
-        if arguments.triplet_features:
-            directory = arguments.triplet_features
-            features = self._features(directory, lambda: triplets.images, num_views=1, has_same_ids=False)
-        return TripletRows(triplets, features, self.processor, size, arguments.seed, self.share)
+        if source.features:
+            features = self._features(source.features, lambda: triplets.images, num_views=1, has_same_ids=False)
+        return TripletSource(triplets, features, size)
 
     def texts(self) -> Stream:
         """Texts without images."""
