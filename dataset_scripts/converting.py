@@ -10,13 +10,15 @@ from datasets import Dataset, Features, Sequence, Value
 from hycir_hf.evaluation import BENCHMARKS, AnnotationsMissingError, BenchmarkData, ImageRegion, read_benchmark
 from hycir_hf.schemas import GALLERY, QUERY
 
-QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
+_FURTHER = ("other_texts", "semantic_aspects")
+QUERIES = Features({**QUERY, **dict.fromkeys(_FURTHER, Sequence(Value("string"))), "part": Value("string")})
 PICTURES = Features({**GALLERY, "part": Value("string")})
 
 
 def query_rows(data: BenchmarkData) -> list[dict[str, Any]]:
     """List all parts' queries."""
-    return [{"other_texts": [], **query, "part": part.name} for part in data.parts for query in part.queries]
+    none: dict[str, list] = {name: [] for name in _FURTHER}
+    return [{**none, **query, "part": part.name} for part in data.parts for query in part.queries]
 
 
 def gallery_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:
