@@ -157,6 +157,11 @@ def evaluate(place: Place, run: Run, split: str = "val") -> EvaluationResults:
     return _evaluate(place, run, _results_path(place, run.name, split), [MAPPER], split)
 
 
+def encoder_family(place: Place, run: Run) -> str:
+    """Return the architecture of a trained run's encoder: "clip", "blip" ..."""
+    return HyCIRModel.config_class.from_pretrained(place.runs / run.name / "model").encoder_config.model_type
+
+
 def evaluate_training_free(place: Place, run: Run, split: str = "val") -> EvaluationResults:
     """Evaluate the methods that need no training, on the encoder of any run."""
     return _evaluate(place, run, _results_path(place, "training_free", split), list(TRAINING_FREE), split)
@@ -239,7 +244,7 @@ def _use_one_thread() -> None:
 def _do(place: Place, run: Run) -> str:
     train(place, run)
     values = {
-        part: {metric: round(100 * one.mean, 1) for metric, one in metrics.items()}
+        part: {metric: round(100 * one.mean, 2) for metric, one in metrics.items()}
         for part, metrics in evaluate(place, run).intervals()[MAPPER].items()
     }
     return f"{run.name}: {json.dumps(values)}"
