@@ -146,6 +146,8 @@ def test_the_recipes_are_settings(path):
     elif "paper" in path.stem:
         recipe = (arguments.unlabeled_batch_size, arguments.triplet_batch_size, arguments.num_pseudo_tokens)
         assert recipe == (512, 256, 4) and arguments.optimizer == "adam" and arguments.learning_rate == 1e-4
+    elif path.stem == "blip_vit_b16_two_sources":
+        assert [size for _, size in arguments.triplet_sources()] == [192, 64]
     elif path.stem == "photos":
         assert (arguments.objective, arguments.optimizer, arguments.learning_rate) == ("hybrid", "adam", 1e-4)
     else:
@@ -174,7 +176,7 @@ def test_wrong_further_triplets(entries, message):
 
 
 def test_there_are_recipes():
-    assert len(CONFIGS) == 6
+    assert len(CONFIGS) == 7
 
 
 def test_settings_load_no_torch():
