@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from hycir_hf.syncir import (
     parse_query_text,
 )
 from hycir_hf.syncir.provenance import recipe_key
-from hycir_hf.syncir.query_texts import MAX_WORDS
+from hycir_hf.syncir.query_texts import FASHION_PROMPT, MAX_WORDS
 
 REFERENCE, TARGET = "a black dog on a beach", "a white dog in the snow"
 
@@ -91,6 +92,14 @@ def test_the_papers_prompt_is_figure_3_word_for_word():
     }
     roles = [turn["role"] for turn in SynCirConfig(examples=[["a", "b", "c"]]).build_prompt().messages("x", "y")]
     assert roles == ["user", "assistant", "user"]
+
+
+def test_the_recipe_for_fashion_images_speaks_of_clothes():
+    recipe = Path(__file__).parents[1] / "examples" / "paper" / "syncir_fashion.yaml"
+    turns = SynCirConfig.from_yaml(recipe).build_prompt().messages(REFERENCE, TARGET)
+    assert "clothes" in turns[0]["content"] and turns[2]["content"] == "is red with dots and shorter"
+    for reference, target, text in FASHION_PROMPT.examples:  # what the examples say would be used
+        assert parse_query_text(text, reference, target) == (text, None)
 
 
 def test_stored_answers_of_the_other_prompts_stay_valid():

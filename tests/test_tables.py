@@ -19,9 +19,10 @@ PAPER = Path(__file__).parents[1] / "examples" / "paper"
 PAPER_TEXT = Path(__file__).parents[2] / "shared" / "paper" / "hycir.txt"
 sys.path.insert(0, str(PAPER))
 
-from ablation_runs import Run, write_unfiltered  # noqa: E402
+from ablation_runs import Place, Run, write_unfiltered  # noqa: E402
 from paper_figures import read_figures  # noqa: E402
 from tables import ABLATIONS, compare_orders, difference_of, figure_of  # noqa: E402
+from two_rounds import score_triplets  # noqa: E402
 
 from hycir_hf.evaluation import EvaluationResults, PartScores  # noqa: E402
 
@@ -60,9 +61,9 @@ def world(encoder_path, picture_folder, syncir, tmp_path_factory):
     }
     (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
 
-    def run(*arguments):
+    def run(*arguments, script="tables.py"):
         shared = ["--config", "tiny.yaml", "--work", "work", "--output", "out", "--steps", "2"]
-        command = [sys.executable, str(PAPER / "tables.py"), *arguments, *shared]
+        command = [sys.executable, str(PAPER / script), *arguments, *shared]
         # The clone's own package, whichever is installed; one thread.
         environment = {**os.environ, "PYTHONPATH": str(PAPER.parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
@@ -123,6 +124,23 @@ def test_table6_sets_the_training_free_methods_beside(world):
     assert "| method | R@10 | seeds | queries | R@50 | seeds | queries |" in text
     assert "| hybrid, the paper (CLIP) | 27.62 |  |  | 44.94 |  |  |" in text  # shirt
     assert text.count("Hybrid minus L_ZS, mean of R@10 and R@50: ") == 3
+
+
+@pytest.mark.slow
+def test_two_rounds_keep_the_triplets_that_the_first_rounds_model_finds_best(world):
+    root, run = world
+    cirr = ["--benchmark", "cirr", "--data", str(make_cirr(root / "cirr_of_rounds"))]
+    run(*cirr, "--seeds", "0", "--keep", "0.4", script="two_rounds.py")
+    text = (root / "out" / "two_rounds.md").read_text()
+    assert text.count("| round two: the best |") == text.count("| control: drawn at random |") == 1
+    (best,) = (root / "work").glob("tiny-*-2-*/round2-0.4.parquet")
+    kept = pq.read_table(best).to_pylist()
+    assert len(kept) == 8 == len(pq.read_table(best.with_name("random-0.4.parquet")))
+    place = Place(root / "tiny.yaml", root / "work", "cirr", root / "cirr_of_rounds", 2)
+    source, scores = score_triplets(place, Run())
+    threshold = float(re.search(r"(-?\d\.\d{3}) or more", text)[1])
+    expected = {source.triplets.reference_ids[row] for row in np.flatnonzero(scores >= threshold - 0.0005)}
+    assert {row["reference_id"] for row in kept} <= expected and scores.min() < threshold
 
 
 def results_of(values):

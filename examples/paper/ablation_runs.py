@@ -119,6 +119,7 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
     if place.encoder is not None:
         settings["encoder"] = place.encoder
     if run.triplets in place.further_triplets:
+        settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
         settings["triplets"] = place.further_triplets[run.triplets]
     elif run.triplets == UNFILTERED:
         settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"

@@ -186,7 +186,7 @@ def render_ablation(
             printed = [_shown(paper.find(one.name, column)) for column in [*metrics, AVERAGE]]
             if one.name in paper.rows:
                 rows.append([one.name, f"the paper ({paper.encoder.upper()}, CIRR val)", *printed, "", ""])
-            rows.append([one.name, "here", *_cells(results.get(one.name), part, metrics)])
+            rows.append([one.name, "here", *setting_cells(results.get(one.name), part, metrics)])
         number = len(first.methods[MAPPER][part].query_ids)
         name = "" if part == "all" else f", {part.replace('_', ' ')}"
         caption = f"{benchmark.title} val{name}: percent; {number:,} queries"
@@ -200,8 +200,8 @@ def render_ablation(
     return "\n".join(lines)
 
 
-def _cells(results: Sequence[EvaluationResults] | None, part: str, metrics: Sequence[str]) -> list[str]:
-    """A setting's mean over the seeds of each metric, then that of their mean, with its spreads; percent."""
+def setting_cells(results: Sequence[EvaluationResults] | None, part: str, metrics: Sequence[str]) -> list[str]:
+    """Return a setting's mean over the seeds of each metric, then that of their mean, with its spreads; percent."""
     if results is None:
         return ["not run", *[""] * (len(metrics) + 2)]
     singles = [figure_of(results, MAPPER, part, [metric]).cells()[0] for metric in metrics]

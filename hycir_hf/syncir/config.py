@@ -50,10 +50,10 @@ class SynCirConfig(Settings):
     )
     llm: str = setting("gpt-3.5-turbo", "LLM that writes the query texts (paper: GPT-3.5); local: folder or Hub id.")
     base_url: str | None = setting(None, "OpenAI-compatible endpoint. By default OpenAI's own.")
-    prompt: Literal["paper", "detailed", "few_shot", "vision"] = setting(
+    prompt: Literal["paper", "detailed", "few_shot", "fashion", "vision"] = setting(
         "paper",
-        "Prompt: paper (Figure 3), detailed (with more rules), few_shot (for small LLMs) or vision (the LLM sees the "
-        "images).",
+        "Prompt: paper (Figure 3), detailed (with more rules), few_shot (for small LLMs), fashion (clothes) or vision "
+        "(the LLM sees the images).",
     )
     examples: list[list[str]] | None = setting(
         None, "Examples for the prompt: a list of [reference caption, target caption, query text], as JSON."

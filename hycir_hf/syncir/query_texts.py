@@ -84,13 +84,36 @@ FEW_SHOT_PROMPT = Prompt(
     ),
 )
 
+# Paper: Discussion, future work: synthetic labels for fashion images. The words are ours, in the manner of FashionIQ.
+FASHION_PROMPT = Prompt(
+    "fashion",
+    "You are given the captions of two pictures of clothes, a reference and a target. Write what a shopper would say "
+    "to get from the reference to the target: colour, pattern, fabric, length, sleeves, neckline, fit or print. Speak of "
+    "the garment alone, not of the person, the pose or the background. Answer with at most 12 words.",
+    (
+        (
+            "a woman wearing a long black dress",
+            "a woman in a short red dress with dots",
+            "is red with dots and shorter",
+        ),
+        (
+            "a man in a white shirt with long sleeves",
+            "a blue shirt with short sleeves",
+            "is blue and has short sleeves",
+        ),
+        ("a gray t shirt with a logo", "a gray t shirt", "has no logo"),
+    ),
+)
+
 VISION_PROMPT = Prompt(
     "vision",
     "You see two pictures, a reference and a target. Write one short instruction that says how to change the reference "
     "so that it becomes the target. Name only what changes. Answer with the instruction alone, in at most 20 words.",
 )
 
-PROMPTS = {prompt.name: prompt for prompt in (PAPER_PROMPT, DETAILED_PROMPT, FEW_SHOT_PROMPT, VISION_PROMPT)}
+PROMPTS = {
+    prompt.name: prompt for prompt in (PAPER_PROMPT, DETAILED_PROMPT, FEW_SHOT_PROMPT, FASHION_PROMPT, VISION_PROMPT)
+}
 
 _LABEL = re.compile(
     r"^\W*(?:here(?:'s| is)\s+)?(?:(?:a|an|my|the|short|brief|simple|edit(?:ing)?|final)\s+)*"
