@@ -88,8 +88,8 @@ FEW_SHOT_PROMPT = Prompt(
 FASHION_PROMPT = Prompt(
     "fashion",
     "You are given the captions of two pictures of clothes, a reference and a target. Write what a shopper would say "
-    "to get from the reference to the target: colour, pattern, fabric, length, sleeves, neckline, fit or print. Speak of "
-    "the garment alone, not of the person, the pose or the background. Answer with at most 12 words.",
+    "to get from the reference to the target: colour, pattern, fabric, length, sleeves, neckline, fit or print. Speak "
+    "of the garment alone, not of the person, the pose or the background. Answer with at most 12 words.",
     (
         (
             "a woman wearing a long black dress",
