@@ -28,7 +28,7 @@ from hycir_hf.evaluation.report import render_table
 from hycir_hf.reports.pages import PageTable
 from hycir_hf.syncir import ComposedCheck
 from hycir_hf.training.data import Share, TripletSource
-from hycir_hf.training.setup import open_streams
+from hycir_hf.training.setup import load_model, open_streams
 
 ROUND_1, ROUND_2, CONTROL = "round one: all triplets", "round two: the best", "control: drawn at random"
 _ROWS_AT_ONCE = 256
@@ -38,7 +38,8 @@ def score_triplets(place: Place, run: Run) -> tuple[TripletSource, np.ndarray]:
     """Score a run's triplets with its own model: the triplets, and `(T,)` similarities in [-1, 1]."""
     folder = place.runs / run.name / "model"
     model, processor = HyCIRModel.from_pretrained(folder).eval(), HyCIRProcessor.from_pretrained(folder)
-    streams = open_streams(["triplets"], arguments_of(place, run), model, processor, Share(), lambda: None)
+    arguments = arguments_of(place, run)
+    streams = open_streams(["triplets"], arguments, *load_model(arguments), Share(), lambda: None)
     source: TripletSource = streams["triplets"].sources[0]  # type: ignore[attr-defined]
     check, texts = ComposedCheck(model, processor, threshold=-1), source.triplets.query_texts
     parts = []
