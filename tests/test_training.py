@@ -303,6 +303,8 @@ def test_killed_at_any_step_it_comes_to_the_same_weights(
     resumed = build_trainer(settings)
     resumed.train()
     assert torch.equal(weights(resumed), weights(whole))
+    card = (tmp_path / "output" / "model" / "README.md").read_text()
+    assert ("further.csv (70% of a step)" in card) == is_streaming
     logs = [[(entry["step"], entry["loss"]) for entry in trainer.state.log] for trainer in (whole, resumed)]
     assert logs[0] == logs[1]
 
