@@ -14,13 +14,15 @@ from hycir_hf.schemas import GALLERY, QUERY
 if __name__.startswith("datasets_modules"):  # where `datasets` 3 puts a loading script
     raise ImportError("converting.py is no loading script of `datasets`. Run a converter: python cirr.py --help")
 
-QUERIES = Features({**QUERY, "other_texts": Sequence(Value("string")), "part": Value("string")})
+_FURTHER = ("other_texts", "semantic_aspects")
+QUERIES = Features({**QUERY, **dict.fromkeys(_FURTHER, Sequence(Value("string"))), "part": Value("string")})
 PICTURES = Features({**GALLERY, "part": Value("string")})
 
 
 def query_rows(data: BenchmarkData) -> list[dict[str, Any]]:
     """List all parts' queries."""
-    return [{"other_texts": [], **query, "part": part.name} for part in data.parts for query in part.queries]
+    none: dict[str, list] = {name: [] for name in _FURTHER}
+    return [{**none, **query, "part": part.name} for part in data.parts for query in part.queries]
 
 
 def gallery_rows(data: BenchmarkData, embed: bool) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ results = evaluate_benchmark(model.eval(), processor, data).results
 results.save("demo/results.json")
 
 for method, parts in results.intervals().items():
-    figures = (f"{name} {100 * found.mean:.1f}" for name, found in parts["heldout_vendor"].items() if "R@" in name)
+    figures = (f"{name} {100 * found.mean:.2f}" for name, found in parts["heldout_vendor"].items() if "R@" in name)
     print(f"{method}: {', '.join(figures)}")
 for found in compare_results(results, results, "mapper", "image + text"):
     if found.metric == "R@10":
         low, high = 100 * found.difference.low, 100 * found.difference.high
-        print(f"mapper - (image + text), R@10: {100 * found.difference.mean:.1f} ({low:.1f} to {high:.1f})")
+        print(f"mapper - (image + text), R@10: {100 * found.difference.mean:.2f} ({low:.2f} to {high:.2f})")

@@ -5,6 +5,7 @@ This file travels with the model files as remote code, so it imports nothing of 
 Shapes: B rows, D joint width, W processes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,38 +29,56 @@ def hybrid_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float] | Non
 
 
 def zero_shot_loss(
-    prompt_features: Tensor, image_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+    prompt_features: Tensor,
+    image_features: Tensor,
+    logit_scale: Tensor | float,
+    gather: bool = False,
+    **hard_negatives: float,
 ) -> Tensor:
     """L_ZS (Eq. 2): each unlabeled image finds its own prompt, "a photo of [$ $ $ $]", and the prompt its image.
 
     Args are as in `contrastive_loss`: the prompts' features (f_ref_txt) and the same images' features (f_ref_img).
     """
-    return contrastive_loss(prompt_features, image_features, logit_scale, gather)
+    return contrastive_loss(prompt_features, image_features, logit_scale, gather, **hard_negatives)
 
 
 def triplet_loss(
-    composed_features: Tensor, target_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+    composed_features: Tensor,
+    target_features: Tensor,
+    logit_scale: Tensor | float,
+    gather: bool = False,
+    **hard_negatives: float,
 ) -> Tensor:
     """L_triplet (Eq. 3): each composed query finds its target image, and the target image its query.
 
     Args are as in `contrastive_loss`: the queries' features (f_composed) and their target images' (f_target_img).
     """
-    return contrastive_loss(composed_features, target_features, logit_scale, gather)
+    return contrastive_loss(composed_features, target_features, logit_scale, gather, **hard_negatives)
 
 
 def contrastive_loss(
-    query_features: Tensor, target_features: Tensor, logit_scale: Tensor | float, gather: bool = False
+    query_features: Tensor,
+    target_features: Tensor,
+    logit_scale: Tensor | float,
+    gather: bool = False,
+    alpha: float = 1.0,
+    beta: float = 0.0,
 ) -> Tensor:
     """L_contrastive: symmetric InfoNCE, the mean of the losses query -> target and target -> query.
+
+    With another alpha or beta it is HN-NCE (Radenovic et al., "Filtering, Distillation, and Hard Negatives for
+    Vision-Language Pre-Training", CVPR 2023): the more similar a negative, the more it counts.
 
     Args:
         query_features (`torch.FloatTensor` of shape `(B, D)`): Unit L2 norm.
         target_features (`torch.FloatTensor` of shape `(B, D)`): Row i is the target of query i. Unit L2 norm.
         logit_scale (`torch.FloatTensor` or `float`): 1 / temperature.
         gather (`bool`): Whether to take negatives from all processes. All must then have the same B.
+        alpha (`float`): HN-NCE's weight of the positive pair in the denominator, in [0, 1].
+        beta (`float`): HN-NCE's hardness, at least 0. At 0 all negatives count the same.
 
     Returns:
-        `torch.FloatTensor` of shape `()`. It is log B if all rows are the same.
+        `torch.FloatTensor` of shape `()`. It is log(alpha + B - 1) if all rows are the same.
 
     Raises:
         ValueError: If the shapes differ.
@@ -75,8 +94,19 @@ def contrastive_loss(
     # In float32 also under autocast: in half precision, close similarities times 100 would become equal.
     with torch.autocast(query_features.device.type, enabled=False):
         logits = logit_scale * query_features.float() @ target_features.float().T  # (B, B)
-        labels = torch.arange(logits.shape[0], device=logits.device)
-        return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        return (_nce(logits, alpha, beta) + _nce(logits.T, alpha, beta)) / 2
+
+
+def _nce(logits: Tensor, alpha: float, beta: float) -> Tensor:
+    """One direction: the mean over rows i of -log(e^s_ii / (alpha e^s_ii + sum over j of w_ij e^s_ij)), w: HN-NCE's."""
+    if (alpha, beta) == (1, 0):
+        return F.cross_entropy(logits, torch.arange(logits.shape[0], device=logits.device))
+    is_positive = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    hardness = beta * logits  # (B, B)
+    total = hardness.masked_fill(is_positive, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
+    log_weights = hardness - total + math.log(max(len(logits) - 1, 1))  # the mean weight of a row's negatives is 1
+    log_weights = log_weights.masked_fill(is_positive, math.log(alpha) if alpha else -math.inf)
+    return ((logits + log_weights).logsumexp(dim=1) - logits.diagonal()).mean()
 
 
 class _GatherWithGradient(torch.autograd.Function):

@@ -77,7 +77,7 @@ class Settings:
         return ()
 
     @classmethod
-    def from_yaml(cls, path: str | Path | None, **overrides: Any) -> "Self":
+    def from_yaml(cls, path: str | Path | None, /, **overrides: Any) -> "Self":
         """Build the settings from a YAML file, with `overrides` over it.
 
         Args:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 
 from aiohttp import web
@@ -20,7 +21,8 @@ def answer_to(messages):
     """What the server writes: an instruction that names the target caption's last word."""
     text = json.dumps(messages, sort_keys=True)
     content = messages[-1]["content"]
-    word = content.rsplit("Target caption: ")[-1].split("\n")[0].split()[-1] if isinstance(content, str) else "picture"
+    caption = re.search(r"Target (?:caption|sentence): (.*?)(?: If source sentence|\n|$)", str(content))
+    word = caption[1].split()[-1] if caption else "picture"
     return f"Instruction: make it {word} {hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 

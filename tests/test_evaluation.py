@@ -18,6 +18,7 @@ from hycir_hf.evaluation import (
     PartScores,
     compare_results,
     mean_intervals,
+    result_tables,
     score_part,
 )
 
@@ -41,6 +42,41 @@ def test_hard_negatives_and_wordings_by_hand():
     assert scores.values["wording spread@10"].tolist() == [1, 1, 0]
     assert scores.values["R@1"].tolist() == [1, 0, 0] and scores.values["R@5"].tolist() == [1, 0, 1]
     assert len(set(scores.groups)) == 2
+
+
+def circo_scores(rankings):
+    queries = [
+        query(0, target_ids=["t", "u"], semantic_aspects=["negation", "addition"]),
+        query(1, target_ids=["t"], semantic_aspects=["addition"]),
+        query(2, target_ids=["t"], semantic_aspects=[]),
+    ]
+    return score_part(BENCHMARKS["circo"], BenchmarkPart("all", queries, []), rankings)
+
+
+def test_circo_reports_what_its_server_does_by_hand(tmp_path):
+    """R@K counts the first target alone; mAP@10 by aspect is the mean over the aspect's queries."""
+    others = [f"x{number}" for number in range(60)]
+    scores = circo_scores([["u", *others[:7], "t", *others[7:]], ["x", "t", *others], others])
+    assert scores.values["R@5"].tolist() == [0, 1, 0] and scores.values["R@10"].tolist() == [1, 1, 0]
+    first = (1 + 2 / 9) / 2
+    assert scores.values["mAP@10"].tolist() == pytest.approx([first, 0.5, 0])
+    found = mean_intervals(scores)
+    assert found["mAP@10 negation"].mean == pytest.approx(first)
+    assert found["mAP@10 addition"].mean == pytest.approx((first + 0.5) / 2)
+    assert found["mAP@10 negation"].low == found["mAP@10 negation"].high == pytest.approx(first)  # one query
+    results = EvaluationResults("circo", "val", {"mapper": {"all": scores}})
+    results.save(tmp_path / "r.json")
+    assert "NaN" not in (tmp_path / "r.json").read_text()
+    loaded = EvaluationResults.load(tmp_path / "r.json")
+    for metric, one in loaded.intervals()["mapper"]["all"].items():
+        assert vars(one) == pytest.approx(vars(found[metric]), abs=1e-6)
+    tables = result_tables(results)
+    assert [table.header[-2:] for table in tables] == [["R@25", "R@50"], ["addition", "negation"]]
+    assert tables[1].rows[0][2] == f"{100 * first:.2f} ±0.00"
+    better = EvaluationResults("circo", "val", {"mapper": {"all": circo_scores([["t", "u", *others]] * 3)}})
+    found = {one.metric: one for one in compare_results(better, results, "mapper", "mapper")}
+    assert found["mAP@10 negation"].difference.mean == pytest.approx(1 - first)
+    assert (found["mAP@10 negation"].wins, found["mAP@10 negation"].losses) == (1, 0)
 
 
 def test_cirr_average_is_the_mean_over_its_ranks():
@@ -173,7 +209,7 @@ def test_evaluate_writes_table_json_page_and_submission_that_score_the_same(mode
     assert main([*command, "--html", str(page), "--submission", str(files)]) == 0
     table = capsys.readouterr().out
     assert "| method | R@1 | R@5 | R@10 | R@50 | avg | R_subset@1 |" in table
-    assert re.search(r"^\| mapper \| \d+\.\d ±\d+\.\d \|", table, re.MULTILINE)
+    assert re.search(r"^\| mapper \| \d+\.\d\d ±\d+\.\d\d \|", table, re.MULTILINE)
     saved = json.loads(results.read_text())
     assert saved["data"]["queries"] == {"all": 8} and saved["versions"]["torch"] and saved["encoder_fingerprint"]
     assert list(saved["results"]) == ["image only", "text only", "image + text", "slerp", "mapper"]

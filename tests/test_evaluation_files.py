@@ -2,13 +2,22 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import random_picture
 from PIL import Image
 
-from hycir_hf.evaluation import BENCHMARKS, read_benchmark, read_rankings, score_rankings, write_submission
+from hycir_hf.evaluation import (
+    BENCHMARKS,
+    read_benchmark,
+    read_rankings,
+    score_part,
+    score_rankings,
+    write_submission,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the benchmarks' annotation files are not in {REAL}")
@@ -141,6 +150,26 @@ def test_cirr_in_its_folders(tmp_path):
     shutil.move(tmp_path / "cirr" / "captions", tmp_path / "captions")  # without the folder between
     shutil.move(tmp_path / "cirr" / "image_splits", tmp_path / "image_splits")
     assert read_benchmark("cirr", tmp_path).images.keys() == data.images.keys()
+
+
+@needs_real
+def test_circos_aspects_are_those_of_its_val_file():
+    (part,) = read_benchmark("circo", REAL / "circo", "val", with_images=False).parts
+    counts = Counter(aspect for query in part.queries for aspect in query["semantic_aspects"])
+    assert len(counts) == 9 and (counts["statement_with_conjunction"], counts["negation"]) == (164, 21)
+    others = [f"x{number}" for number in range(49)]
+    perfect = score_part(BENCHMARKS["circo"], part, [[query["target_ids"][0], *others] for query in part.queries])
+    assert perfect.values["R@5"].mean() == 1
+    is_asked = ~np.isnan(perfect.values["mAP@10 negation"])
+    assert is_asked.sum() == 21
+    assert (perfect.values["mAP@10 negation"] == perfect.values["mAP@10"])[is_asked].all()
+
+
+def test_circos_first_target_is_the_one_that_the_text_was_written_for(tmp_path):
+    path = make_circo(tmp_path) / "annotations" / "val.json"
+    (entry,) = json.loads(path.read_text())
+    write_json(path, [entry | {"gt_img_ids": [3, 2, 4]}])
+    assert read_benchmark("circo", tmp_path).parts[0].queries[0]["target_ids"] == ["2", "3", "4"]
 
 
 def test_circo_ids_are_numbers_in_its_files(tmp_path):

@@ -112,13 +112,13 @@ def test_build_syncir(run, tmp_path):
 @pytest.mark.slow
 def test_evaluate(run, tmp_path):
     lines = run("evaluate_model")
-    assert lines[2] == "image + text: R@1 13.2, R@5 33.2, R@10 45.5, R@50 75.4"  # of the encoder alone
+    assert lines[2] == "image + text: R@1 13.21, R@5 33.21, R@10 45.51, R@50 75.38"  # of the encoder alone
     results = EvaluationResults.load(tmp_path / "demo/results.json")
     card = read_results(tmp_path / "demo/results.json").methods["mapper"]["heldout_vendor"]
     found = results.intervals()["mapper"]["heldout_vendor"]["R@10"]
-    assert f"R@10 {100 * found.mean:.1f}," in lines[4] and card["R@10"].mean == found.mean
+    assert f"R@10 {100 * found.mean:.2f}," in lines[4] and card["R@10"].mean == found.mean
     difference = found.mean - results.intervals()["image + text"]["heldout_vendor"]["R@10"].mean
-    assert lines[5].startswith(f"mapper - (image + text), R@10: {100 * difference:.1f} (")
+    assert lines[5].startswith(f"mapper - (image + text), R@10: {100 * difference:.2f} (")
 
 
 def test_push(run, hub, tmp_path):

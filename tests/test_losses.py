@@ -36,6 +36,35 @@ def test_two_orthogonal_pairs():
     assert contrastive_loss(eye, eye.flip(0), 3.0).item() == pytest.approx(3.0 + math.log1p(math.exp(-3.0)), abs=1e-5)
 
 
+def test_hn_nce_in_closed_form():
+    eye = torch.eye(2)
+    # One negative has the weight 1, whatever beta is.
+    assert contrastive_loss(eye, eye, 3.0, beta=0.7).item() == pytest.approx(math.log1p(math.exp(-3.0)), abs=1e-6)
+    assert contrastive_loss(eye, eye, 3.0, alpha=0.5).item() == pytest.approx(math.log(0.5 + math.exp(-3)), abs=1e-6)
+    assert contrastive_loss(eye, eye, 3.0, alpha=0, beta=1).item() == pytest.approx(-3.0, abs=1e-6)
+    # Query 0 has negatives of similarity 1 and 0, query 1 of 0 and 0, query 2 of 0 and 1; each target the same.
+    queries = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    targets = torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    weights = [2 / (1 + math.exp(-0.5 * 2)), 2 / (1 + math.exp(0.5 * 2))]  # of similarities 1 and 0, times 2
+    mixed = math.log(0.8 + weights[0] * math.exp(2) + weights[1])
+    same = math.log(0.8 * math.exp(2) + 2) - 2
+    found = contrastive_loss(queries, targets, 2.0, alpha=0.8, beta=0.5)
+    assert found.item() == pytest.approx((2 * mixed + same) / 3, abs=1e-6)
+
+
+def test_hn_nce_becomes_infonce_and_has_a_gradient():
+    queries, targets = unit(5, 8), unit(5, 8, seed=1)
+    torch.testing.assert_close(
+        contrastive_loss(queries, targets, 10.0, beta=1e-9), contrastive_loss(queries, targets, 10.0)
+    )
+    values = [contrastive_loss(queries, targets, 10.0, beta=beta).item() for beta in (0, 0.5, 1)]
+    assert values == sorted(values) and values[0] < values[2]  # hard negatives cost more
+    assert zero_shot_loss(queries, targets, 10.0, beta=1.0) == triplet_loss(queries, targets, 10.0, beta=1.0)
+    leaf = queries.double().requires_grad_()
+    zero_shot_loss(leaf[:1], targets[:1].double(), 100.0, alpha=0.5, beta=1.0).backward()
+    assert torch.isfinite(leaf.grad).all()
+
+
 def test_both_directions_count_the_same():
     queries, targets = unit(5, 8), unit(5, 8, seed=1)
     forth, back = contrastive_loss(queries, targets, 10.0), contrastive_loss(targets, queries, 10.0)

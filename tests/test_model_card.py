@@ -82,7 +82,10 @@ def test_a_card_from_a_folder(tmp_path):
         ("circo", "val", "R@1", 25.15),
     ]
     assert card.data.eval_results[0].metric_args == {"confidence_level": 0.95, "low": 20.0, "high": 30.01}
-    assert "| | image only | mapper |\n|---|---|---|\n| R@1 | 10.0 (5.0 to 15.0) | 25.2 (20.0 to 30.0) |\n" in card.text
+    assert (
+        "| | image only | mapper |\n|---|---|---|\n| R@1 | 10.00 (5.00 to 15.00) | 25.15 (20.00 to 30.01) |\n"
+        in card.text
+    )
     assert (
         "[Salesforce/blip-itm-base-coco](https://huggingface.co/Salesforce/blip-itm-base-coco)" in card.text
         and "## Training\n\nL.\n" in card.text

@@ -143,7 +143,7 @@ def test_the_readmes_figures_are_the_measured_ones():
     assert len(rows) == len(measured)
     for name, *figures in rows:
         method = "mapper" if "mapper" in name else name
-        assert figures == [f"{100 * measured[method][f'R@{k}']:.1f}" for k in (1, 5, 10, 50)], name
+        assert figures == [f"{100 * measured[method][f'R@{k}']:.2f}" for k in (1, 5, 10, 50)], name
 
 
 def test_the_emoji_world_has_the_size_that_the_docs_say():

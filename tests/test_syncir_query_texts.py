@@ -1,7 +1,19 @@
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 
-from hycir_hf.syncir import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, parse_query_text
-from hycir_hf.syncir.query_texts import MAX_WORDS
+from hycir_hf.syncir import (
+    DETAILED_PROMPT,
+    FEW_SHOT_PROMPT,
+    PAPER_PROMPT,
+    VISION_PROMPT,
+    SynCirConfig,
+    parse_query_text,
+)
+from hycir_hf.syncir.provenance import recipe_key
+from hycir_hf.syncir.query_texts import FASHION_PROMPT, MAX_WORDS
 
 REFERENCE, TARGET = "a black dog on a beach", "a white dog in the snow"
 
@@ -50,6 +62,8 @@ def test_what_is_said_is_taken_out(answer, query_text):
         ("a BLACK dog on a beach", "repeats a caption"),
         ("Change the reference caption to the other", "speaks of the prompt"),
         ("Target caption: a white dog in the snow", "speaks of the prompt"),
+        ("Change the source sentence to snow", "speaks of the prompt"),
+        ("Source picture with a white dog instead", "speaks of the prompt"),
         ("Make it a black dog on the beach.", "says nothing new"),
         ("Turn it into a dog", "says nothing new"),
         ("word " * (MAX_WORDS + 1), f"longer than {MAX_WORDS} words"),
@@ -67,8 +81,45 @@ def test_an_answer_that_was_cut_off_is_no_query_text():
     assert parse_query_text(f"Make it white.\n{said}", REFERENCE, TARGET, is_cut=True) == ("Make it white.", None)
 
 
+def test_the_papers_prompt_is_figure_3_word_for_word():
+    (user,) = PAPER_PROMPT.messages("a {target}", "{0} in the snow")  # braces in captions stay
+    assert user == {
+        "role": "user",
+        "content": "Source sentence: a {target} Target sentence: {0} in the snow If source sentence describes a source "
+        "picture and target sentence describes a target picture, the source picture and an instruction are used to "
+        "find the target picture. The instruction should indicate the difference between source and target. It should "
+        "be as short as possible. Show the instruction.",
+    }
+    roles = [turn["role"] for turn in SynCirConfig(examples=[["a", "b", "c"]]).build_prompt().messages("x", "y")]
+    assert roles == ["user", "assistant", "user"]
+
+
+def test_the_recipe_for_fashion_images_speaks_of_clothes():
+    recipe = Path(__file__).parents[1] / "examples" / "paper" / "syncir_fashion.yaml"
+    turns = SynCirConfig.from_yaml(recipe).build_prompt().messages(REFERENCE, TARGET)
+    assert "clothes" in turns[0]["content"] and turns[2]["content"] == "is red with dots and shorter"
+    for reference, target, text in FASHION_PROMPT.examples:  # what the examples say would be used
+        assert parse_query_text(text, reference, target) == (text, None)
+
+
+def test_stored_answers_of_the_other_prompts_stay_valid():
+    def digest(messages):
+        return hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
+
+    assert digest(DETAILED_PROMPT.messages("a", "b")) == "ff6f4d16b70d71e3"
+    assert digest(FEW_SHOT_PROMPT.messages("a", "b")) == "fa612f186cc89257"
+    assert digest(VISION_PROMPT.messages("a", "b", ["c", "d"])) == "5d484b4e0b6266e6"
+
+
+def test_a_dataset_by_other_words_of_the_papers_prompt_is_not_finished(monkeypatch):
+    now = [recipe_key("images", SynCirConfig(prompt=name)) for name in ("paper", "few_shot")]
+    monkeypatch.setattr("hycir_hf.syncir.provenance.PAPER_PROMPT", DETAILED_PROMPT)
+    before = [recipe_key("images", SynCirConfig(prompt=name)) for name in ("paper", "few_shot")]
+    assert before[0] != now[0] and before[1] == now[1]
+
+
 def test_captions_stand_in_the_prompt_and_examples_before_them():
-    system, user = PAPER_PROMPT.messages(REFERENCE, TARGET)
+    system, user = DETAILED_PROMPT.messages(REFERENCE, TARGET)
     assert system["role"] == "system"
     assert user["content"].index(REFERENCE) < user["content"].index(TARGET)
     turns = FEW_SHOT_PROMPT.messages(REFERENCE, TARGET)

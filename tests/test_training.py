@@ -241,10 +241,27 @@ def test_processes_that_do_not_see_each_other_are_refused(settings, monkeypatch,
         build_trainer(settings)
 
 
-@pytest.mark.parametrize("changes", [{}, {"chunk_size": 3}, {"objective": "combiner"}])
-def test_two_processes_are_one(settings, tmp_path, monkeypatch, changes):
+@pytest.fixture
+def further_triplets(syncir_folder, picture_folder, tmp_path):
+    """A second source: a table whose images have the first one's ids and other contents. 3 triplets of 4 are its."""
+    images, table = tmp_path / "other_images", tmp_path / "further.csv"
+    images.mkdir()
+    for number, path in enumerate(sorted(picture_folder.glob("*.png"))[:6]):
+        random_picture(seed=100 + number).save(images / path.name)
+    rows = [f"{number:02}.png,{(number + 1) % 6:02}.png,make it text {number}" for number in range(6)]
+    table.write_text("\n".join(["reference_id,target_id,query_text", *rows]))
+    return [{"path": str(table), "images": str(images), "share": 0.7}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"chunk_size": 3}, {"objective": "combiner"}, {"hn_alpha": 0.5, "hn_beta": 0.3}, {"further_triplets": True}],
+)
+def test_two_processes_are_one(settings, further_triplets, tmp_path, monkeypatch, changes):
     """Each takes half of the same global batch: the same loss and gradient as one process with the whole of it."""
     settings = settings | changes
+    if "further_triplets" in changes:
+        settings["further_triplets"] = further_triplets
     _in_double_precision(monkeypatch.setattr)
     values, gradient = gradients(set_up(settings), step=1)
     assert gradient.dtype == torch.float64
@@ -281,10 +298,13 @@ def _train_and_die(settings, step, place):
 
 
 @pytest.mark.parametrize("is_streaming", [False, True])
-def test_killed_at_any_step_it_comes_to_the_same_weights(settings, syncir_folder, tmp_path, is_streaming):
+def test_killed_at_any_step_it_comes_to_the_same_weights(
+    settings, syncir_folder, further_triplets, tmp_path, is_streaming
+):
     """Steps 1 (before any checkpoint), 3 (in the second epoch), 5 and the saving itself, kill -9 each time."""
     settings |= {"save_steps": 2, "optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.1}
     if is_streaming:
+        settings |= {"further_triplets": further_triplets}  # and two sources of triplets
         images = {"unlabeled": f"{syncir_folder}:images", "unlabeled_streaming": True, "stream_buffer_size": 6}
         settings |= images
     whole = build_trainer(settings, output_dir=str(tmp_path / "whole"))
@@ -361,7 +381,7 @@ def test_features_are_stored_once_by_default(settings):
     for name in ("unlabeled", "triplet"):
         assert FeatureStore.open(Path(settings["output_dir"]) / "features" / name).num_views == 1
     assert isinstance(trainer.streams["unlabeled"].images, FeatureStore)
-    assert isinstance(trainer.streams["triplets"].features, FeatureStore)
+    assert isinstance(trainer.streams["triplets"].sources[0].features, FeatureStore)
 
 
 def test_the_same_command_again_does_nothing(settings, monkeypatch):
@@ -381,6 +401,44 @@ def test_stored_features_give_what_pixels_give(settings, encoder_path, tmp_path)
         assert values == pytest.approx(expected_values, abs=1e-5)
         torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=0)
         settings = {name: value for name, value in settings.items() if name != "unlabeled"}
+
+
+def test_two_sources_of_triplets_have_their_shares_their_images_and_their_order(settings, further_triplets, tmp_path):
+    alone = set_up(settings, triplet_batch_size=1).streams["triplets"]
+    mixed = set_up(settings, further_triplets=further_triplets).streams["triplets"]
+    again = set_up(settings, further_triplets=further_triplets).streams["triplets"]
+    texts = []
+    for step in range(9):
+        batch = mixed.batch(step)
+        assert batch.query_texts[:1] == alone.batch(step).query_texts
+        assert all(text.startswith("make it text") for text in batch.query_texts[1:])
+        assert batch.query_texts == again.batch(step).query_texts
+        texts += batch.query_texts[1:]
+    assert len(set(texts[:6])) == len(set(texts)) == 6 and texts[:6] != texts[6:12]  # each epoch has its order
+    # Stored features give what pixels give: equal ids of two sources are two images.
+    expected_values, expected = gradients(set_up(settings, further_triplets=further_triplets))
+    stored = [{**further_triplets[0], "features": str(tmp_path / "f")}]
+    caches = {"triplet_features": str(tmp_path / "t"), "features_dtype": "float32", "further_triplets": stored}
+    for _ in range(2):
+        values, gradient = gradients(set_up(settings, **caches))
+        assert values == pytest.approx(expected_values, abs=1e-5)
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=0)
+
+
+def test_hard_negatives_reach_the_loss(settings):
+    plain, hard = (gradients(set_up(settings, **more))[0] for more in ({}, {"hn_beta": 1.0}))
+    assert hard["zs"] > plain["zs"] and hard["triplet"] > plain["triplet"]
+
+
+def test_a_setting_that_came_later_does_not_end_older_trainings(settings, tmp_path):
+    first = build_trainer(settings, steps=2).train()
+    state = tmp_path / "output" / "model" / "trainer_state.json"
+    found = json.loads(state.read_text())
+    del found["settings"]["hn_beta"], found["settings"]["further_triplets"]
+    state.write_text(json.dumps(found))
+    assert build_trainer(settings, steps=2).train() == first
+    with pytest.raises(ValueError, match=r"hn_beta.*0\.5"):
+        build_trainer(settings, steps=2, hn_beta=0.5).train()
 
 
 def _open_streams_late(rank, barrier, settings):

@@ -146,6 +146,8 @@ def test_the_recipes_are_settings(path):
     elif "paper" in path.stem:
         recipe = (arguments.unlabeled_batch_size, arguments.triplet_batch_size, arguments.num_pseudo_tokens)
         assert recipe == (512, 256, 4) and arguments.optimizer == "adam" and arguments.learning_rate == 1e-4
+    elif path.stem == "blip_vit_b16_two_sources":
+        assert [size for _, size in arguments.triplet_sources()] == [192, 64]
     elif path.stem == "photos":
         assert (arguments.objective, arguments.optimizer, arguments.learning_rate) == ("hybrid", "adam", 1e-4)
     else:
@@ -153,8 +155,28 @@ def test_the_recipes_are_settings(path):
         assert recipe == (0.1, 10_000, "cosine", 30) and arguments.optimizer == "adamw"
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"path": "b"}], r"\[256, 0\]"),
+        ([{"path": "b", "share": 0.6}, {"path": "c", "share": 0.4}], r"\[0, 154, 102\]"),
+        ([{"path": "b", "share": 1.5}], "share"),
+        ([{"share": 0.5}], "path"),
+        ([{"path": "b", "share": 0.5, "imagse": "x"}], "imagse.*images"),
+        (["b"], "mapping"),
+        ([{"path": "b", "share": 0.5, "features": "f"}], "features"),
+    ],
+)
+def test_wrong_further_triplets(entries, message):
+    given = {"output_dir": "x", "encoder": "e", "steps": 1, "unlabeled": "u", "triplets": "t"}
+    with pytest.raises(ValueError, match=message):
+        HybridTrainingArguments(**given, further_triplets=entries, cache_features=False)
+    sizes = HybridTrainingArguments(**given, further_triplets=[{"path": "b", "share": 0.25}]).triplet_sources()
+    assert [size for _, size in sizes] == [192, 64]
+
+
 def test_there_are_recipes():
-    assert len(CONFIGS) == 6
+    assert len(CONFIGS) == 7
 
 
 def test_settings_load_no_torch():

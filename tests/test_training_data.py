@@ -17,6 +17,7 @@ from hycir_hf.training.data import (
     Share,
     TrainingBatches,
     TripletRows,
+    TripletSource,
     UnlabeledRows,
     UnlabeledStream,
     batches,
@@ -201,8 +202,9 @@ def test_shares_make_up_the_global_batch(syncir_folder, picture_folder, count):
     pixels = torch.cat([part.images.inputs["pixel_values"] for part in parts])
     assert torch.equal(pixels, expected.images.inputs["pixel_values"])
     assert np.array_equal(np.concatenate([part.draws for part in parts]), expected.draws)
-    rows = [TripletRows(triplets, None, processor, 8, 0, Share(i, count)).batch(5) for i in range(count)]
-    expected = TripletRows(triplets, None, processor, 8, 0, Share()).batch(5)
+    for source in ([TripletSource(triplets, None, 8)], [TripletSource(triplets, None, size) for size in (5, 1, 2)]):
+        rows = [TripletRows(source, processor, 0, Share(i, count)).batch(5) for i in range(count)]
+        expected = TripletRows(source, processor, 0, Share()).batch(5)
     assert [text for part in rows for text in part.query_texts] == expected.query_texts
     assert [id_ for part in rows for id_ in part.targets.ids] == expected.targets.ids
 

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--split", default="train", choices=("train", "heldout_concepts"))
     parser.add_argument("--llm", default=NAME)
     parser.add_argument("--base-url", help="an OpenAI-compatible endpoint; without it the LLM runs in this process")
-    parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "paper"))
+    parser.add_argument("--prompt", default="few_shot", choices=("few_shot", "detailed", "paper"))
     parser.add_argument("--threshold", type=float, default=THRESHOLD)
     parser.add_argument("--caption-threshold", type=float, default=CAPTION_THRESHOLD)
     parser.add_argument("--query-threshold", type=float, default=QUERY_THRESHOLD)

@@ -86,7 +86,7 @@ def train_live(gallery: Gallery, features: dict[str, torch.Tensor], queries: lis
     print(f"\nHybrid training, live: {NUM_TRIPLETS} of SynCir's triplets, {count:,} images, {STEPS} steps")
     for entry in state.log:
         print(f"  step {entry['step']:3}: L_ZS {entry['zs']:.2f}, L_triplet {entry['triplet']:.2f}")
-    before, after = ("  ".join(f"{name} {100 * value:.1f}" for name, value in one.items()) for one in recalls)
+    before, after = ("  ".join(f"{name} {100 * value:.2f}" for name, value in one.items()) for one in recalls)
     print(f"  mapper before: {before}\n  mapper after:  {after}")
     print(f"  {time.monotonic() - start:.0f} s; the model is in {output / 'model'}")
 

@@ -79,7 +79,7 @@ def build_gallery(
 
 def table_rows(report: dict[str, dict[str, float]]) -> list[list[str]]:
     """Write a report's figures in percent, one row a method."""
-    return [[name, *(f"{100 * value:.1f}" for value in recalls.values())] for name, recalls in report.items()]
+    return [[name, *(f"{100 * value:.2f}" for value in recalls.values())] for name, recalls in report.items()]
 
 
 def main() -> None:

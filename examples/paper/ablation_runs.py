@@ -119,6 +119,7 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
     if place.encoder is not None:
         settings["encoder"] = place.encoder
     if run.triplets in place.further_triplets:
+        settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
         settings["triplets"] = place.further_triplets[run.triplets]
     elif run.triplets == UNFILTERED:
         settings["triplet_images"] = settings.get("triplet_images") or f"{settings['triplets']}:images"
@@ -155,6 +156,11 @@ def write_unfiltered(syncir: str, output: Path) -> Path:
 def evaluate(place: Place, run: Run, split: str = "val") -> EvaluationResults:
     """Evaluate a run's mapper on a split of the benchmark, or read how it did."""
     return _evaluate(place, run, _results_path(place, run.name, split), [MAPPER], split)
+
+
+def encoder_family(place: Place, run: Run) -> str:
+    """Return the architecture of a trained run's encoder: "clip", "blip" ..."""
+    return HyCIRModel.config_class.from_pretrained(place.runs / run.name / "model").encoder_config.model_type
 
 
 def evaluate_training_free(place: Place, run: Run, split: str = "val") -> EvaluationResults:
@@ -239,7 +245,7 @@ def _use_one_thread() -> None:
 def _do(place: Place, run: Run) -> str:
     train(place, run)
     values = {
-        part: {metric: round(100 * one.mean, 1) for metric, one in metrics.items()}
+        part: {metric: round(100 * one.mean, 2) for metric, one in metrics.items()}
         for part, metrics in evaluate(place, run).intervals()[MAPPER].items()
     }
     return f"{run.name}: {json.dumps(values)}"

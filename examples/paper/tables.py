@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from ablation_runs import FILTERED, LASCO, UNFILTERED, Place, Run, complete, evaluate, evaluate_training_free
+from ablation_runs import LASCO, UNFILTERED, Place, Run, complete, encoder_family, evaluate, evaluate_training_free
+from paper_figures import AVERAGE, PaperFigures, read_figures
 
 from hycir_hf.evaluation import BENCHMARKS, MAPPER, Benchmark, EvaluationResults, PartScores, mean_intervals
 from hycir_hf.evaluation.report import render_table
-from hycir_hf.evaluation.results import AVERAGE
+from hycir_hf.evaluation.results import AVERAGE as PARTS_AVERAGE
 from hycir_hf.evaluation.scoring import Interval
 from hycir_hf.reports.pages import PageTable
 
@@ -32,11 +33,10 @@ MAX_LISTED = 6  # pairs of settings that are named one by one
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of a table: its name, its run (the seed is set later), and the paper's figure (CIRR val, BLIP)."""
+    """A row of a table: its name, as in `figures.yaml`, and its run (the seed is set later)."""
 
     name: str
     run: Run
-    paper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,21 @@ class Ablation:
 _ZS = Run("zs", triplets="none")
 ABLATIONS = {
     "table3": Ablation(
-        "Table 3: training data",
+        "Table 3: training data (K = 1)",
         "triplets",
         [
-            Setting("LaSCo", Run(triplets=LASCO), 69.99),
-            Setting("SynCir, unfiltered", Run(triplets=UNFILTERED), 70.43),
-            Setting("SynCir, filtered", Run(triplets=FILTERED), 70.73),
+            Setting("LaSCo", Run(num_pseudo_tokens=1, triplets=LASCO)),
+            Setting("SynCir, unfiltered", Run(num_pseudo_tokens=1, triplets=UNFILTERED)),
+            Setting("SynCir, filtered", Run(num_pseudo_tokens=1)),
         ],
     ),
     "table4": Ablation(
-        "Table 4: number of pseudo tokens",
-        "K",
-        [
-            Setting(str(k), Run(num_pseudo_tokens=k), figure)
-            for k, figure in enumerate((70.73, 71.34, 71.83, 72.14, 71.96, 71.83, 71.76, 71.83), start=1)
-        ],
+        "Table 4: number of pseudo tokens", "K", [Setting(str(k), Run(num_pseudo_tokens=k)) for k in range(1, 9)]
     ),
     "table5": Ablation(
         "Table 5: loss",
         "loss",
-        [Setting("L_ZS", _ZS, 67.81), Setting("L_triplet", Run("triplet"), 71.71), Setting("hybrid", Run(), 72.14)],
+        [Setting("L_ZS", _ZS), Setting("L_triplet", Run("triplet")), Setting("hybrid", Run())],
     ),
     "table6": Ablation("Table 6: FashionIQ", "method", [Setting("L_ZS", _ZS), Setting("hybrid", Run())]),
 }
@@ -131,16 +126,24 @@ def parts_of(results: EvaluationResults) -> list[str]:
     return [part for part in results.methods[MAPPER] if not part.endswith("_two_references")]
 
 
-def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], world: str) -> str:
-    """Say in plain words where a part orders the settings as the paper does, and where not."""
-    known = [one for one in settings if one.name in figures]
+def compare_orders(paper: Mapping[str, float], figures: Mapping[str, Figure], world: str) -> str:
+    """Say in plain words where a part orders the settings as the paper does, and where not.
+
+    Args:
+        paper (`Mapping[str, float]`): Setting -> the paper's figure.
+        figures (`Mapping[str, Figure]`): Setting -> the figure here.
+        world (`str`): What the figures here are of.
+    """
+    known = [name for name in paper if name in figures]
+    if not known:
+        return "The paper has no figures of these settings with this encoder."
     groups: dict[str, list[str]] = {"as the paper does": [], "the other way round": [], "too close to call": []}
     for number, better in enumerate(known):
         for worse in known[number + 1 :]:
-            if better.paper is None or worse.paper is None or better.paper == worse.paper:
+            if paper[better] == paper[worse]:
                 continue
-            first, second = (better, worse) if better.paper > worse.paper else (worse, better)
-            difference, is_clear = difference_of(figures[first.name], figures[second.name])
+            first, second = (better, worse) if paper[better] > paper[worse] else (worse, better)
+            difference, is_clear = difference_of(figures[first], figures[second])
             group = (
                 "too close to call"
                 if not is_clear
@@ -148,12 +151,12 @@ def compare_orders(settings: Sequence[Setting], figures: Mapping[str, Figure], w
                 if difference > 0
                 else "the other way round"
             )
-            groups[group].append(f"{first.name} over {second.name} ({100 * difference:+.2f})")
+            groups[group].append(f"{first} over {second} ({100 * difference:+.2f})")
     total = sum(map(len, groups.values()))
-    best, paper_best = max(known, key=lambda one: figures[one.name].mean), max(known, key=lambda one: one.paper or 0)
+    best, paper_best = max(known, key=lambda name: figures[name].mean), max(known, key=lambda name: paper[name])
     counts = ", ".join(f"{len(pairs)} {group}" for group, pairs in groups.items())
     sentence = f"Of {total} pair{'s' * (total != 1)} of settings that the paper ranks, {world} ranks: {counts}. "
-    sentence += f"Best here: {best.name}; in the paper: {paper_best.name}."
+    sentence += f"Best here: {best}; in the paper: {paper_best}."
     if total <= MAX_LISTED:
         sentence += "".join(f" {group.capitalize()}: {'; '.join(pairs)}." for group, pairs in groups.items() if pairs)
     return sentence
@@ -165,32 +168,44 @@ def render_ablation(
     results: Mapping[str, Sequence[EvaluationResults]],
     seeds: Sequence[int],
     plot: Path,
+    paper: PaperFigures,
 ) -> str:
-    """Write an ablation as Markdown, one table a part, and draw it."""
+    """Write an ablation as Markdown, one table a part, with the paper's rows beside its own, and draw it."""
     benchmark = BENCHMARKS[place.benchmark]
     metrics = metrics_of(benchmark)
     first = next(iter(results.values()))[0]
     world = "the emoji world" if benchmark.name == "emoji" else benchmark.title
+    averages = {name: paper.find(name, AVERAGE) or 0.0 for name in paper.rows}
+    header = [ablation.column, "figures of", *metrics, "mean", "seeds", "queries"]
     lines, drawn = [], {}
     for part in parts_of(first):
         figures = {name: figure_of(one, MAPPER, part, metrics) for name, one in results.items()}
         drawn[part] = figures
-        header = [ablation.column, "paper", f"mean of {len(seeds)} seed{'s' * (len(seeds) != 1)}", "seeds", "queries"]
-        rows = [
-            [one.name, _shown(one.paper), *(figures[one.name].cells() if one.name in figures else ["not run", "", ""])]
-            for one in ablation.settings
-        ]
+        rows = []
+        for one in ablation.settings:
+            printed = [_shown(paper.find(one.name, column)) for column in [*metrics, AVERAGE]]
+            if one.name in paper.rows:
+                rows.append([one.name, f"the paper ({paper.encoder.upper()}, CIRR val)", *printed, "", ""])
+            rows.append([one.name, "here", *setting_cells(results.get(one.name), part, metrics)])
         number = len(first.methods[MAPPER][part].query_ids)
         name = "" if part == "all" else f", {part.replace('_', ' ')}"
-        caption = f"{benchmark.title} val{name}: mean of {', '.join(metrics)} in percent; {number:,} queries"
+        caption = f"{benchmark.title} val{name}: percent; {number:,} queries"
         lines += [
             render_table(PageTable(caption, header, rows)),
             "",
-            compare_orders(ablation.settings, figures, world),
+            compare_orders(averages, figures, world),
             "",
         ]
-    draw_ablation(ablation, drawn, plot)
+    draw_ablation(ablation, drawn, plot, paper)
     return "\n".join(lines)
+
+
+def setting_cells(results: Sequence[EvaluationResults] | None, part: str, metrics: Sequence[str]) -> list[str]:
+    """Return a setting's mean over the seeds of each metric, then that of their mean, with its spreads; percent."""
+    if results is None:
+        return ["not run", *[""] * (len(metrics) + 2)]
+    singles = [figure_of(results, MAPPER, part, [metric]).cells()[0] for metric in metrics]
+    return [*singles, *figure_of(results, MAPPER, part, metrics).cells()]
 
 
 def render_methods(
@@ -199,8 +214,9 @@ def render_methods(
     results: Mapping[str, Sequence[EvaluationResults]],
     seeds: Sequence[int],
     plot: Path,
+    paper: PaperFigures,
 ) -> str:
-    """Write Table 6: every method, each rank apart, and the mean over FashionIQ's categories."""
+    """Write Table 6: every method and the paper's rows, each rank apart, and the mean over FashionIQ's categories."""
     benchmark = BENCHMARKS[place.benchmark]
     metrics = [name for name in metrics_of(benchmark) if name in ("R@10", "R@50")] or metrics_of(benchmark)
     first = next(iter(results.values()))[0]
@@ -217,6 +233,11 @@ def render_methods(
             for metric in metrics:
                 cells = figure_of(found, method, part, [metric]).cells()
                 rows[-1] += [cells[0], cells[1] if method == MAPPER else "", cells[2]]
+        for name in paper.rows:
+            found_there = [paper.find(name, f"{part} {metric}") for metric in metrics]
+            if any(found_there):
+                cells = [cell for value in found_there for cell in (_shown(value), "", "")]
+                rows.append([f"{name}, the paper ({paper.encoder.upper()})", *cells])
         caption = f"{benchmark.title} val, {part.replace('_', ' ')}: percent"
         lines += [render_table(PageTable(caption, header, rows)), ""]
         drawn[part] = {name: figure_of(found, method, part, metrics) for name, (found, method) in rows_of.items()}
@@ -229,14 +250,16 @@ def render_methods(
     if benchmark.averages_parts:
         rows = []
         for name, (found, method) in rows_of.items():
-            means = [[one.intervals()[method][AVERAGE][metric].mean for metric in metrics] for one in found]
+            means = [[one.intervals()[method][PARTS_AVERAGE][metric].mean for metric in metrics] for one in found]
             rows.append([name, *(f"{100 * value:.2f}" for value in np.mean(means, axis=0))])
         lines += [render_table(PageTable("Mean over the parts: percent", ["method", *metrics], rows)), ""]
-    draw_ablation(Ablation(ablation.title, "", [Setting(name, Run()) for name in rows_of]), drawn, plot)
+    draw_ablation(Ablation(ablation.title, "", [Setting(name, Run()) for name in rows_of]), drawn, plot, None)
     return "\n".join(lines)
 
 
-def draw_ablation(ablation: Ablation, drawn: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
+def draw_ablation(
+    ablation: Ablation, drawn: Mapping[str, Mapping[str, Figure]], path: Path, paper: PaperFigures | None
+) -> None:
     """Draw the paper's figures and those of each part side by side: same settings, own scales."""
     import matplotlib
 
@@ -244,15 +267,14 @@ def draw_ablation(ablation: Ablation, drawn: Mapping[str, Mapping[str, Figure]],
     from matplotlib import pyplot as plt
 
     names = [one.name for one in ablation.settings]
-    has_paper = any(one.paper is not None for one in ablation.settings)
-    panels = len(drawn) + has_paper
+    panels = len(drawn) + (paper is not None)
     figure, axes = plt.subplots(1, panels, figsize=(3.6 * panels, 3.4), squeeze=False, layout="constrained")
     places = np.arange(len(names))
     columns = list(axes[0])
-    if has_paper:
+    if paper is not None:
         axis = columns.pop(0)
-        axis.plot(places, [one.paper for one in ablation.settings], "o", color="0.35")
-        axis.set_title("paper: CIRR val, BLIP", fontsize=10)
+        axis.plot(places, [paper.find(name, AVERAGE) for name in names], "o", color="0.35")
+        axis.set_title(f"paper: CIRR val, {paper.encoder.upper()}", fontsize=10)
         axis.set_ylabel("mean of recalls, percent")
     for axis, (part, figures) in zip(columns, drawn.items(), strict=True):
         for place, name in zip(places, names, strict=True):
@@ -289,7 +311,8 @@ def write_table(name: str, place: Place, seeds: Sequence[int], jobs: int, output
     results = {one.name: [evaluate(place, replace(one.run, seed=seed)) for seed in seeds] for one in known}
     output.mkdir(parents=True, exist_ok=True)
     render = render_methods if name == "table6" else render_ablation
-    text = render(ablation, place, results, seeds, output / f"{name}.png")
+    paper = read_figures(name, encoder_family(place, replace(known[-1].run, seed=seeds[0])))
+    text = render(ablation, place, results, seeds, output / f"{name}.png", paper)
     lines = [
         f"# {ablation.title}",
         "",

@@ -11,7 +11,7 @@ from ..images_hycir import load_image
 from ..reports.pages import PageQuery, PageResult, PageTable, render_search_page, render_table
 from .benchmarks import BenchmarkData, BenchmarkPart, name_of, open_image, reference_ids_of
 from .evaluate import Evaluation, PartRankings
-from .results import Difference, EvaluationResults
+from .results import Difference, EvaluationResults, Interval
 from .scoring import groups_of
 
 __all__ = ["difference_table", "render_report", "render_table", "result_tables"]
@@ -22,21 +22,33 @@ _MAX_ROWS = 5000  # of the table with a row for each query
 
 
 def result_tables(results: EvaluationResults) -> list[PageTable]:
-    """Make one table for each part: methods by metrics, in percent with half the width of the 95% interval."""
+    """Make one table for each part: methods by metrics, in percent with half the width of the 95% interval.
+
+    Metrics by semantic aspect have a table of their own.
+    """
     intervals = results.intervals()
     names = list(dict.fromkeys(part for parts in intervals.values() for part in parts))
     tables = []
     for name in names:
         rows = {method: parts[name] for method, parts in intervals.items() if name in parts}
         metrics = list(next(iter(rows.values())))
-        cells = [
-            [method, *(f"{100 * one.mean:.1f} ±{50 * (one.high - one.low):.1f}" for one in row.values())]
-            for method, row in rows.items()
-        ]
         place = "" if name == "all" else f", {part_title(name)}"
         caption = f"{results.title} {results.split}{place}: percent, with half the width of the 95% interval"
-        tables.append(PageTable(caption, ["method", *metrics], cells))
+        aspects = [metric for metric in metrics if " " in metric]  # such as "mAP@10 cardinality"
+        by_aspect = f"{aspects[0].split()[0]} " if aspects else "?"
+        for start, shown in (("", [metric for metric in metrics if metric not in aspects]), (by_aspect, aspects)):
+            cells = [[method, *(_shown_interval(row[metric]) for metric in shown)] for method, row in rows.items()]
+            header = [
+                "method",
+                *(metric.removeprefix(start).replace("_", " ") if start else metric for metric in shown),
+            ]
+            if shown:
+                tables.append(PageTable(f"{caption}; {by_aspect}by aspect" if start else caption, header, cells))
     return tables
+
+
+def _shown_interval(one: Interval) -> str:
+    return f"{100 * one.mean:.2f} ±{50 * (one.high - one.low):.2f}"
 
 
 def difference_table(differences: Sequence[Difference], first: str, second: str) -> PageTable:

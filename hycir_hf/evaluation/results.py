@@ -79,7 +79,7 @@ class EvaluationResults:
                 part: {
                     "query_ids": list(scores.query_ids),
                     "groups": list(scores.groups),
-                    "values": {metric: np.round(values, 6).tolist() for metric, values in scores.values.items()},
+                    "values": {metric: _as_json(values) for metric, values in scores.values.items()},
                 }
                 for part, scores in parts.items()
             }
@@ -115,7 +115,7 @@ class EvaluationResults:
                 part: PartScores(
                     one["query_ids"],
                     one["groups"],
-                    {name: np.asarray(values) for name, values in one["values"].items()},
+                    {name: np.asarray(values, dtype=float) for name, values in one["values"].items()},
                 )
                 for part, one in parts.items()
             }
@@ -188,7 +188,7 @@ def compare_results(
         paired[part] = PartScores(one.query_ids, one.groups, differences)
         intervals = mean_intervals(paired[part], first.seed)
         for metric, values in differences.items():
-            means = float(one.values[metric].mean()), float(two.values[metric].mean())
+            means = float(np.nanmean(one.values[metric])), float(np.nanmean(two.values[metric]))
             wins, losses = int((values > 0).sum()), int((values < 0).sum())
             found.append(Difference(part, metric, *means, intervals[metric], wins, losses))
     if not found:
@@ -254,6 +254,11 @@ def describe_run(data: BenchmarkData, **further: Any) -> dict[str, Any]:
         },
         **further,
     }
+
+
+def _as_json(values: np.ndarray) -> list[float | None]:
+    """Each query's value; null for a query that the metric leaves out."""
+    return [None if value != value else value for value in np.round(values, 6).tolist()]
 
 
 def _version(name: str) -> str | None:

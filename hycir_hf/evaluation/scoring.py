@@ -21,7 +21,7 @@ class PartScores:
     Args:
         query_ids (`Sequence[str]`): Q of them.
         groups (`Sequence[str]`): Queries that are resampled together: all wordings of one change of one image.
-        values (`Mapping[str, np.ndarray]`): Metric -> `(Q,)`, fractions in [0, 1].
+        values (`Mapping[str, np.ndarray]`): Metric -> `(Q,)`, fractions in [0, 1]; NaN: the metric leaves it out.
     """
 
     query_ids: Sequence[str]
@@ -56,6 +56,11 @@ def score_part(
             values[f"{benchmark.metric}@{k}"] = _METRICS[benchmark.metric](hits, counts, k)
         if benchmark.averages_ranks:
             values["avg"] = np.mean(list(values.values()), axis=0)
+        if benchmark.first_target_ranks:
+            first = find_hits(rankings, [row[:1] for row in targets], max(benchmark.first_target_ranks))
+            values |= {f"R@{k}": recall_per_query(first, k) for k in benchmark.first_target_ranks}
+        if benchmark.aspect_rank:
+            values |= _by_aspect(part.queries, f"{benchmark.metric}@{benchmark.aspect_rank}", values)
     if subset_rankings is not None:
         subset_hits = find_hits(subset_rankings, targets, max(benchmark.subset_ranks))
         values |= {f"R_subset@{k}": recall_per_query(subset_hits, k) for k in benchmark.subset_ranks}
@@ -67,6 +72,17 @@ def score_part(
         k = benchmark.wording_rank
         values[f"wording spread@{k}"] = spread_in_groups(recall_per_query(hits, k), groups)
     return PartScores(part.query_ids, groups, values)
+
+
+def _by_aspect(
+    queries: Sequence[Mapping[str, Any]], metric: str, values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A metric over the queries of each semantic aspect: "mAP@10 negation" -> `(Q,)`, NaN for the other queries."""
+    aspects = [query.get("semantic_aspects", ()) for query in queries]
+    has = {
+        name: np.array([name in one for one in aspects]) for name in sorted({name for one in aspects for name in one})
+    }
+    return {f"{metric} {name}": np.where(is_asked, values[metric], np.nan) for name, is_asked in has.items()}
 
 
 def _find_hits(benchmark: Benchmark, rankings: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> np.ndarray:
@@ -126,8 +142,8 @@ def mean_intervals(scores: PartScores, seed: int = 0) -> dict[str, Interval]:
 
 def as_interval(values: np.ndarray, resampled: np.ndarray) -> Interval:
     """A mean with the 2.5th and 97.5th percentile of its resampled means."""
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Interval(float(np.nanmean(values)), float(low), float(high))
 
 
 def resampled_means(scores: PartScores, seed: int = 0) -> dict[str, np.ndarray]:
@@ -138,13 +154,15 @@ def resampled_means(scores: PartScores, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     _, numbers = np.unique(np.asarray(scores.groups), return_inverse=True)
     num_groups = int(numbers.max()) + 1
-    columns = [np.ones(len(numbers)), *scores.values.values()]
+    values = list(scores.values.values())
+    columns = [*map(np.nan_to_num, values), *(~np.isnan(one) for one in values)]
     sums = np.stack([np.bincount(numbers, weights=column, minlength=num_groups) for column in columns], axis=1)
     totals = []
     for start in range(0, NUM_RESAMPLES, _RESAMPLES_AT_ONCE):
         count = min(_RESAMPLES_AT_ONCE, NUM_RESAMPLES - start)
         drawn = random.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=count)  # (R, G)
-        totals.append(drawn @ sums)  # (R, 1 + metrics)
-    total = np.concatenate(totals)
-    means = total[:, 1:] / total[:, :1]
+        totals.append(drawn @ sums)  # (R, 2 * metrics)
+    total, counts = np.split(np.concatenate(totals), 2, axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no query of an aspect was drawn
+        means = total / counts
     return {name: means[:, column] for column, name in enumerate(scores.values)}

@@ -33,7 +33,14 @@ _NAMES = {
     "launch": ("run_launched",),
     "models": ("SynCirModels", "load_captioner"),
     "pairs": ("find_image_groups", "find_image_pairs", "pairs_of_groups"),
-    "query_texts": ("FEW_SHOT_PROMPT", "PAPER_PROMPT", "VISION_PROMPT", "Prompt", "parse_query_text"),
+    "query_texts": (
+        "DETAILED_PROMPT",
+        "FEW_SHOT_PROMPT",
+        "PAPER_PROMPT",
+        "VISION_PROMPT",
+        "Prompt",
+        "parse_query_text",
+    ),
     "preview": ("preview_triplets",),
     "report": ("count_rows", "share_kept"),
     "run": ("Estimate", "SynCirRun", "build_triplets"),
@@ -54,7 +61,7 @@ if TYPE_CHECKING:
     from .models import SynCirModels, load_captioner
     from .pairs import find_image_groups, find_image_pairs, pairs_of_groups
     from .preview import preview_triplets
-    from .query_texts import FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
+    from .query_texts import DETAILED_PROMPT, FEW_SHOT_PROMPT, PAPER_PROMPT, VISION_PROMPT, Prompt, parse_query_text
     from .report import count_rows, share_kept
     from .run import Estimate, SynCirRun, build_triplets
 

@@ -5,7 +5,7 @@ This module is light (no torch), so that `hycir syncir run --help` is quick.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from ..settings import Settings, setting
@@ -51,9 +51,10 @@ class SynCirConfig(Settings):
     )
     llm: str = setting("gpt-3.5-turbo", "LLM that writes the query texts (paper: GPT-3.5); local: folder or Hub id.")
     base_url: str | None = setting(None, "OpenAI-compatible endpoint. By default OpenAI's own.")
-    prompt: Literal["paper", "few_shot", "vision"] = setting(
+    prompt: Literal["paper", "detailed", "few_shot", "fashion", "vision"] = setting(
         "paper",
-        "Prompt: paper (in the manner of Figure 3), few_shot (for small LLMs) or vision (the LLM sees the images).",
+        "Prompt: paper (Figure 3), detailed (with more rules), few_shot (for small LLMs), fashion (clothes) or vision "
+        "(the LLM sees the images).",
     )
     examples: list[list[str]] | None = setting(
         None, "Examples for the prompt: a list of [reference caption, target caption, query text], as JSON."
@@ -127,7 +128,7 @@ class SynCirConfig(Settings):
         if self.examples is None:
             return prompt
         examples = tuple((reference, target, text) for reference, target, text in self.examples)
-        return Prompt(prompt.name, prompt.instruction, examples)
+        return replace(prompt, examples=examples)
 
 
 def _wrong_parameters(parameters: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ from ..formats import TRIPLETS
 from ..images import FileSource
 from ..names import public_path
 from .config import SynCirConfig
+from .query_texts import PAPER_PROMPT
 
 _METHOD = 2  # raise it when the same answers would give other triplets
 _PROSE = ("images_license", "note")  # settings that are neither a name nor a path
@@ -41,7 +42,9 @@ def model_key(path: str) -> str:
 
 def recipe_key(images: str, config: SynCirConfig) -> str:
     """Identify a finished dataset by its images (`source_key`) and settings: 32 hex digits."""
-    return hashlib.sha256(json.dumps([_METHOD, images, public_settings(config)]).encode()).hexdigest()[:32]
+    # The name "paper" stood for other words once: a dataset that was made with those is not finished.
+    words = [PAPER_PROMPT.question] if config.prompt == PAPER_PROMPT.name else []
+    return hashlib.sha256(json.dumps([_METHOD, images, public_settings(config), *words]).encode()).hexdigest()[:32]
 
 
 def public_settings(config: SynCirConfig) -> dict[str, Any]:

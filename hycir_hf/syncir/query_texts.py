@@ -40,13 +40,15 @@ class Prompt:
 
     Args:
         name (`str`): Stored with each triplet.
-        instruction (`str`): What to do; the system message.
+        instruction (`str`): What to do; the system message. If it is empty, there is no system message.
         examples (`Sequence[tuple[str, str, str]]`): Worked examples: reference caption, target caption, query text.
+        question (`str`): Template with {reference} and {target}, the captions; the user message.
     """
 
     name: str
     instruction: str
     examples: Sequence[tuple[str, str, str]] = ()
+    question: str = "Reference caption: {reference}\nTarget caption: {target}\nInstruction:"
 
     def messages(self, reference_caption: str, target_caption: str, image_urls: Sequence[str] = ()) -> Messages:
         """Write the chat that asks for one query text.
@@ -57,27 +59,35 @@ class Prompt:
             image_urls (`Sequence[str]`): Reference and target image (`data:` or other URLs) for a vision model, which
                 sees the images instead of the captions.
         """
-        turns: Messages = [{"role": "system", "content": self.instruction}]
+        turns: Messages = [{"role": "system", "content": self.instruction}] if self.instruction else []
         for reference, target, query_text in self.examples:
-            turns.append({"role": "user", "content": _question(reference, target)})
+            turns.append({"role": "user", "content": self.question.format(reference=reference, target=target)})
             turns.append({"role": "assistant", "content": query_text})
         if image_urls:
             images = [{"type": "image_url", "image_url": {"url": url}} for url in image_urls]
             text = {"type": "text", "text": "The first picture is the reference, the second the target.\nInstruction:"}
             turns.append({"role": "user", "content": [*images, text]})
         else:
-            turns.append({"role": "user", "content": _question(reference_caption, target_caption)})
+            question = self.question.format(reference=reference_caption, target=target_caption)
+            turns.append({"role": "user", "content": question})
         return turns
 
 
-def _question(reference_caption: str, target_caption: str) -> str:
-    return f"Reference caption: {reference_caption}\nTarget caption: {target_caption}\nInstruction:"
-
-
 # Stored answers belong to the exact words of a prompt: a changed word asks, and pays for, every question again.
-# Paper: Figure 3 asks GPT-3.5 for a short instruction from one caption to the other. These are not its exact words.
+# Paper: Figure 3, word for word. That it is one user message without a system message is a reading.
 PAPER_PROMPT = Prompt(
     "paper",
+    instruction="",
+    question=(
+        "Source sentence: {reference} Target sentence: {target} If source sentence describes a source picture and "
+        "target sentence describes a target picture, the source picture and an instruction are used to find the "
+        "target picture. The instruction should indicate the difference between source and target. It should be as "
+        "short as possible. Show the instruction."
+    ),
+)
+
+DETAILED_PROMPT = Prompt(
+    "detailed",
     "You are given the captions of two pictures, a reference and a target. Write one short instruction that says how "
     "to change the reference picture so that it becomes the target picture. Name only what changes, do not describe "
     "what stays the same, and do not mention the captions. Answer with the instruction alone, in at most 20 words.",
@@ -93,13 +103,36 @@ FEW_SHOT_PROMPT = Prompt(
     ),
 )
 
+# Paper: Discussion, future work: synthetic labels for fashion images. The words are ours, in the manner of FashionIQ.
+FASHION_PROMPT = Prompt(
+    "fashion",
+    "You are given the captions of two pictures of clothes, a reference and a target. Write what a shopper would say "
+    "to get from the reference to the target: colour, pattern, fabric, length, sleeves, neckline, fit or print. Speak "
+    "of the garment alone, not of the person, the pose or the background. Answer with at most 12 words.",
+    (
+        (
+            "a woman wearing a long black dress",
+            "a woman in a short red dress with dots",
+            "is red with dots and shorter",
+        ),
+        (
+            "a man in a white shirt with long sleeves",
+            "a blue shirt with short sleeves",
+            "is blue and has short sleeves",
+        ),
+        ("a gray t shirt with a logo", "a gray t shirt", "has no logo"),
+    ),
+)
+
 VISION_PROMPT = Prompt(
     "vision",
     "You see two pictures, a reference and a target. Write one short instruction that says how to change the reference "
     "so that it becomes the target. Name only what changes. Answer with the instruction alone, in at most 20 words.",
 )
 
-PROMPTS = {prompt.name: prompt for prompt in (PAPER_PROMPT, FEW_SHOT_PROMPT, VISION_PROMPT)}
+PROMPTS = {
+    prompt.name: prompt for prompt in (PAPER_PROMPT, DETAILED_PROMPT, FEW_SHOT_PROMPT, FASHION_PROMPT, VISION_PROMPT)
+}
 
 _SELF = r"(?:i|we)(?:'m| am| are)?"
 _REFUSAL = re.compile(

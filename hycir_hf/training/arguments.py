@@ -4,7 +4,7 @@ This module is light (no torch), so that `hycir train --help` is quick and compl
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +40,27 @@ NOT_IN_RESUME = (
 )
 """Settings that may change between a training and its resumption: they do not change its weights."""
 
+TripletKind = Literal["auto", "syncir", "table", "lasco", "cirr", "fashioniq"]
+
+
+@dataclass
+class TripletSettings(Settings):
+    """A source of triplets: an entry of `further_triplets`, or what `triplets` and its settings say."""
+
+    title: ClassVar[str] = "further_triplets"
+
+    path: str = setting("", "As triplets.")
+    share: float = setting(0.0, "Share of each step's triplets, in (0, 1).", at_least=0, below=1)
+    kind: TripletKind = setting("auto", "As triplet_kind.")
+    split: str | None = setting(None, "As triplet_split.")
+    images: str | None = setting(None, "As triplet_images.")
+    features: str | None = setting(None, "As triplet_features.")
+
+    def complaints(self) -> Iterator[str]:
+        """Yield what is missing."""
+        if not self.path:
+            yield "path is missing"
+
 
 @dataclass
 class HybridTrainingArguments(Settings):
@@ -73,6 +94,10 @@ class HybridTrainingArguments(Settings):
     triplet_weight: float = setting(1.0, "Weight of L_triplet (term triplet).", at_least=0)
     phrases_weight: float = setting(0.5, "Weight of SEARLE's phrase loss (term phrases).", at_least=0)
     projection_weight: float = setting(1.0, "Weight of LinCIR's projection loss (term projection).", at_least=0)
+    hn_alpha: float = setting(
+        1.0, "HN-NCE's weight of the positive pair in L_ZS and L_triplet (paper: 1).", at_least=0, at_most=1
+    )
+    hn_beta: float = setting(0.0, "HN-NCE's hardness: how much more similar negatives count (paper: 0).", at_least=0)
 
     unlabeled: str | None = setting(
         None, "Unlabeled images: folder, PATH[:CONFIG] of a dataset, .tar shards (file, glob, folder) or .tsv.",
@@ -88,12 +113,15 @@ class HybridTrainingArguments(Settings):
     triplets: str | None = setting(
         None, "Triplets: SynCir's folder, a .parquet, .csv or .jsonl file, LaSCo's JSON, CIRR's or FashionIQ's folder."
     )
-    triplet_kind: Literal["auto", "syncir", "table", "lasco", "cirr", "fashioniq"] = setting(
-        "auto", "Format of the triplets."
-    )
+    triplet_kind: TripletKind = setting("auto", "Format of the triplets.")
     triplet_split: str | None = setting(None, "Split of SynCir's dataset.")
     triplet_images: str | None = setting(None, "Images of the triplets, if they are not stored with them.")
     triplet_features: str | None = setting(None, "Feature cache of the triplets' images; computed if missing.")
+    further_triplets: list[dict[str, Any]] = setting(
+        [],
+        "Further sources of triplets, as a list of {path, share, kind, split, images, features}. share, in (0, 1), is "
+        "a source's part of triplet_batch_size; triplets gets the rest.",
+    )
     cache_features: bool = setting(
         True, "Encode each image once, into output_dir/features if no feature cache is given. No: in every step."
     )
@@ -164,6 +192,19 @@ class HybridTrainingArguments(Settings):
         """Whether `validation` is a table of queries."""
         return self.validation is not None and Path(self.validation).suffix.lower() in TABLES
 
+    def triplet_sources(self) -> list[tuple[TripletSettings, int]]:
+        """Return the sources of triplets, `triplets` first, each with its number of triplets in a step."""
+        further = [TripletSettings.from_yaml(None, **entry) for entry in self.further_triplets]
+        sizes = [round(source.share * self.triplet_batch_size) for source in further]
+        first = TripletSettings(
+            path=str(self.triplets),
+            kind=self.triplet_kind,
+            split=self.triplet_split,
+            images=self.triplet_images,
+            features=self.triplet_features,
+        )
+        return [(first, self.triplet_batch_size - sum(sizes)), *zip(further, sizes, strict=True)]
+
     def complaints(self) -> Iterator[str]:
         """Yield which settings are missing, or do not go together."""
         if not self.output_dir:
@@ -171,8 +212,7 @@ class HybridTrainingArguments(Settings):
         for one, other in _EITHER:
             if (getattr(self, one) is None) == (getattr(self, other) is None):
                 yield f"give either {one} or {other}, and not both"
-        defaults = {entry.name: entry.default for entry in fields(self)}
-        own = [name for name in _FRESH_MAPPER if getattr(self, name) != defaults[name]]
+        own = [name for name in _FRESH_MAPPER if getattr(self, name) != DEFAULTS[name]]
         if self.model is not None and own:
             yield f"{', '.join(own)} would change nothing, since the model has its own mapper: leave it out"
         if self.validation is not None and ":" not in self.validation and not self.validates_table:
@@ -200,6 +240,25 @@ class HybridTrainingArguments(Settings):
             yield "num_views needs a feature cache: set cache_features or unlabeled_features"
         if self.unlabeled_streaming and not self.unlabeled:
             yield "unlabeled_streaming needs unlabeled"
+        if self.further_triplets:
+            yield from self._source_complaints()
+
+    def _source_complaints(self) -> Iterator[str]:
+        if not self.triplets:
+            yield "further_triplets needs triplets"
+        try:
+            sources = self.triplet_sources()
+        except (TypeError, ValueError) as error:
+            yield str(error).removesuffix(".")
+            return
+        sizes = [size for _, size in sources]
+        if min(sizes) < 1:
+            yield (
+                f"further_triplets divides the {self.triplet_batch_size} triplets of a step into {sizes}: choose "
+                "shares that give each source at least one"
+            )
+        if not self.cache_features and len({source.features is None for source, _ in sources}) > 1:
+            yield "without cache_features, give the features of all sources of triplets, or of none"
 
     @classmethod
     def _overridden(cls, values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,3 +267,10 @@ class HybridTrainingArguments(Settings):
         if "model" in overrides:
             replaced.update(_FRESH_MAPPER)
         return {name: value for name, value in values.items() if name not in replaced} | dict(overrides)
+
+
+DEFAULTS: dict[str, Any] = {
+    entry.name: entry.default if entry.default is not MISSING else []  # the mappings change no weights
+    for entry in fields(HybridTrainingArguments)
+}
+"""Each setting's default."""

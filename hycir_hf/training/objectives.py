@@ -44,6 +44,8 @@ class Term(Protocol):
 
     stream: str
     """The part of the batch that it reads: "unlabeled", "triplets" or "texts"."""
+    hard_negatives: Mapping[str, float]
+    """HN-NCE's alpha and beta, for a contrastive loss."""
 
     def task(self, batch: Batch) -> Task:
         """Return what this term asks of a step."""
@@ -51,6 +53,8 @@ class Term(Protocol):
 
 class _ModelTerm:
     """A term that uses the frozen encoder and the processor."""
+
+    hard_negatives: Mapping[str, float] = {}
 
     def __init__(self, model: HyCIRModel, processor: HyCIRProcessor) -> None:
         self.model, self.processor = model, processor
@@ -70,7 +74,7 @@ class _ModelTerm:
     def _against(self, loss: Callable[..., Tensor], target_features: Tensor) -> Callable[[Tensor], Tensor]:
         """A loss against these targets, with negatives from all processes."""
         targets = F.normalize(target_features, dim=-1)
-        return lambda features: loss(features, targets, self.model.logit_scale, gather=True)
+        return lambda features: loss(features, targets, self.model.logit_scale, gather=True, **self.hard_negatives)
 
 
 class ZeroShotTerm(_ModelTerm):

@@ -119,6 +119,9 @@ def _card(arguments: HybridTrainingArguments, state: TrainingState) -> str:
         "optimizer": f"{arguments.optimizer}, learning rate {arguments.learning_rate:g}, {arguments.schedule}",
         "seed": arguments.seed,
     }
+    if arguments.further_triplets:
+        shares = [f"{Path(one['path']).name} ({one['share']:.0%} of a step)" for one in arguments.further_triplets]
+        settings["further triplets"] = ", ".join(shares)
     base_model = arguments.encoder if is_hub_id(arguments.encoder) else None
     return render(
         "training_card.md",

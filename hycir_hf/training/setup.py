@@ -20,12 +20,13 @@ from ..images.features import preprocessing_fingerprint
 from ..modeling_hycir import HyCIRModel
 from ..names import resolve_model
 from ..processing_hycir import HyCIRProcessor
-from .arguments import HybridTrainingArguments
+from .arguments import HybridTrainingArguments, TripletSettings
 from .data import (
     Share,
     Stream,
     TextRows,
     TripletRows,
+    TripletSource,
     UnlabeledRows,
     UnlabeledStream,
     open_triplets,
@@ -177,6 +178,7 @@ def build_terms(arguments: HybridTrainingArguments, model: HyCIRModel, processor
     for name in arguments.terms:
         further = [read_phrases(str(arguments.phrases)), arguments.top_k_concepts] if name == "phrases" else []
         terms[name] = TERMS[name](model, processor, *further)
+        terms[name].hard_negatives = {"alpha": arguments.hn_alpha, "beta": arguments.hn_beta}
     return terms
 
 
@@ -241,15 +243,18 @@ class _StreamOpener:
         return UnlabeledRows(features, self.processor, size, arguments.seed, self.share)
 
     def triplets(self) -> Stream:
-        """Triplets, with their images from stored features or from pixels."""
-        arguments, size = self.arguments, self._batch_size("triplet_batch_size")
-        path = str(arguments.triplets)
-        triplets = open_triplets(path, arguments.triplet_kind, arguments.triplet_images, arguments.triplet_split)
+        """Triplets of all sources, with their images from stored features or from pixels."""
+        self._batch_size("triplet_batch_size")
+        sources = [self._triplet_source(number, *one) for number, one in enumerate(self.arguments.triplet_sources())]
+        return TripletRows(sources, self.processor, self.arguments.seed, self.share)
+
+    def _triplet_source(self, number: int, source: TripletSettings, size: int) -> TripletSource:
+        triplets = open_triplets(source.path, source.kind, source.images, source.split)
         triplets.rows()  # finds an unknown image before anything is encoded
         features = None
-        if directory := self._cache("triplet_features"):
+        if directory := source.features or self._own_cache(f"triplet{number or ''}"):
             features = self._features(directory, lambda: triplets.images, num_views=1, has_same_ids=False)
-        return TripletRows(triplets, features, self.processor, size, arguments.seed, self.share)
+        return TripletSource(triplets, features, size)
 
     def texts(self) -> Stream:
         """Texts without images."""
@@ -260,9 +265,11 @@ class _StreamOpener:
     def _cache(self, name: str) -> str | None:
         """The feature cache of a stream: the one given, or else a folder of this training's own."""
         given, is_stream = getattr(self.arguments, name), name.startswith("unl") and self.arguments.unlabeled_streaming
-        if given or is_stream or not self.arguments.cache_features:
-            return given
-        return str(Path(self.arguments.output_dir) / "features" / name.removesuffix("_features"))
+        return given if given or is_stream else self._own_cache(name.removesuffix("_features"))
+
+    def _own_cache(self, name: str) -> str | None:
+        """A folder of this training's own, unless features are not to be stored."""
+        return str(Path(self.arguments.output_dir) / "features" / name) if self.arguments.cache_features else None
 
     def _batch_size(self, name: str) -> int:
         size, count = getattr(self.arguments, name), self.share.count

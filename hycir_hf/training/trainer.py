@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..files import atomic_file, atomic_folder
 from ..losses import backward_in_chunks, hybrid_loss
-from .arguments import NOT_IN_RESUME, HybridTrainingArguments
+from .arguments import DEFAULTS, NOT_IN_RESUME, HybridTrainingArguments
 from .checkpoints import CheckpointFolder
 from .combiner import CombinerHead
 from .data import Batch, Share, TrainingBatches
@@ -385,10 +385,11 @@ class HybridTrainer:
         return {name: value for name, value in self.arguments.to_dict().items() if name not in NOT_IN_RESUME}
 
     def _check_settings(self, found: dict[str, Any]) -> None:
+        found = {**DEFAULTS, **found}  # a setting that did not exist then had its default's effect
         other = [
-            f"{name} was {found.get(name)!r} and is now {value!r}"
+            f"{name} was {found[name]!r} and is now {value!r}"
             for name, value in self._settings().items()
-            if found.get(name) != value
+            if found[name] != value
         ]
         if other:
             raise ValueError(

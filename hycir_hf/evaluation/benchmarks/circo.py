@@ -1,7 +1,8 @@
 """CIRCO (Baldrati et al., ICCV 2023): several targets a query, among 123,403 images of COCO.
 
 Folder: DIR/annotations/SPLIT.json, DIR/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json,
-DIR/COCO2017_unlabeled/unlabeled2017/*.jpg. Protocol: the reference stays; mAP@K is divided by min(targets, K).
+DIR/COCO2017_unlabeled/unlabeled2017/*.jpg. Protocol: the reference stays; mAP@K is divided by min(targets, K). As its
+server does, it also reports R@K of the one target that the text was written for, and mAP@10 by semantic aspect.
 """
 
 from pathlib import Path
@@ -16,6 +17,8 @@ CIRCO = Benchmark(
     metric="mAP",
     ranks=(5, 10, 25, 50),
     splits=("val", "test"),
+    first_target_ranks=(5, 10, 25, 50),
+    aspect_rank=10,
     submissions=(SubmissionFile("circo_{split}.json", 50, has_integer_ids=True),),
 )
 
@@ -29,8 +32,10 @@ def read(directory: Path, split: str, benchmark: Benchmark, with_images: bool) -
         targets = entry.get("gt_img_ids", [])
         if split == "val" and (entry["target_img_id"] not in targets or len(set(targets)) != len(targets)):
             raise bad_entry(path, str(number), "target_img_id among gt_img_ids, each once", repr(targets)[:80])
+        targets = sorted(targets, key=lambda id_: id_ != entry.get("target_img_id"))  # that one first
         caption = entry["relative_caption"]
-        queries.append(query_row(entry["id"], str(entry["reference_img_id"]), caption, map(str, targets), (), split))
+        row = query_row(entry["id"], str(entry["reference_img_id"]), caption, map(str, targets), (), split)
+        queries.append(row | {"semantic_aspects": entry.get("semantic_aspects", [])})
     coco = directory / "COCO2017_unlabeled"
     info_path = coco / "annotations" / "image_info_unlabeled2017.json"
     images: dict[str, Any] = {}

@@ -52,6 +52,8 @@ class Benchmark:
             references where these are left out.
         hard_negative_rank (`int`, *optional*): K of "HN@K", the share of the first K that are hard negatives.
         wording_rank (`int`, *optional*): K of "wording spread@K": max - min of R@K over the wordings of one query.
+        first_target_ranks (`tuple[int, ...]`): The K of R@K of a query's first target alone (CIRCO's Recall@K).
+        aspect_rank (`int`, *optional*): K of the metric over the queries of each semantic aspect (CIRCO).
         averages_ranks (`bool`): Whether "avg", the mean over the ranks, is reported (the paper's ablations on CIRR).
         averages_parts (`bool`): Whether the mean over the parts is reported (FashionIQ).
         prompt (`str`, *optional*): Template with {image} and {text}; None is the model's own.
@@ -71,6 +73,8 @@ class Benchmark:
     subset_ranks: tuple[int, ...] = ()
     hard_negative_rank: int | None = None
     wording_rank: int | None = None
+    first_target_ranks: tuple[int, ...] = ()
+    aspect_rank: int | None = None
     averages_ranks: bool = False
     averages_parts: bool = False
     prompt: str | None = None
@@ -110,9 +114,9 @@ class BenchmarkPart:
 
     Args:
         name (`str`): FashionIQ's category, the emoji benchmark's vendor; "all" where there is one part.
-        queries (`Sequence[Mapping]`): Rows in the QUERY schema. Three columns more may stand there: `other_texts`,
-            whose features are averaged with those of `query_text`, `further_reference_ids`, and `group`: queries of one
-            group are resampled together. `complete_query` fills in what is missing.
+        queries (`Sequence[Mapping]`): Rows in the QUERY schema. Further columns may stand there: `other_texts`,
+            whose features are averaged with those of `query_text`, `further_reference_ids`, `semantic_aspects`, and
+            `group`: queries of one group are resampled together. `complete_query` fills in what is missing.
         gallery_ids (`Sequence[str]`): In gallery order; empty where the files do not say what the gallery is.
     """
 

@@ -13,7 +13,7 @@ from .batches import (
     UnlabeledStream,
 )
 from .texts import read_phrases, read_texts
-from .triplets import Triplets, open_triplets
+from .triplets import Triplets, TripletSource, open_triplets
 
 __all__ = [
     "Batch",
@@ -24,6 +24,7 @@ __all__ = [
     "TextRows",
     "TrainingBatches",
     "TripletRows",
+    "TripletSource",
     "Triplets",
     "UnlabeledRows",
     "UnlabeledStream",

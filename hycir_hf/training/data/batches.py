@@ -8,7 +8,7 @@ import itertools
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...images import FeatureStore, ImageSource, ImageStream
 from ...images_hycir import load_image
 from ...processing_hycir import HyCIRProcessor
 from ..interrupts import ignore_interrupts
-from .triplets import Triplets
+from .triplets import TripletSource
 
 logger = logging.getLogger(__name__)
 
@@ -270,49 +270,45 @@ class UnlabeledStream(Stream):
 
 
 class TripletRows(Stream):
-    """Triplets by row, from stored features or from pixels.
+    """Triplets by row, of one or more sources. A global batch has each source's share of them, one after the other.
 
     Args:
-        triplets (`Triplets`): The triplets.
-        features (`FeatureStore`, *optional*): Features of their images. Triplets whose images could not be read are
-            left out.
-        processor, batch_size, seed, share: See `Stream`.
-
-    Raises:
-        ValueError: If a triplet names an unknown image.
+        sources (`Sequence[TripletSource]`): All with stored features, or all without.
+        processor, seed, share: See `Stream`.
     """
 
-    def __init__(
-        self,
-        triplets: Triplets,
-        features: FeatureStore | None,
-        processor: HyCIRProcessor,
-        batch_size: int,
-        seed: int,
-        share: Share,
-    ) -> None:
-        self.triplets = triplets if features is None else triplets.without(features.skipped_ids())
-        if not len(self.triplets):
-            raise ValueError(f"No triplet of {triplets.name} is left: an image of each of them cannot be read.")
-        self.features, self.processor, self.share = features, processor, share
-        pairs = self.triplets.rows(None if features is None else features.ids)
-        self.pairs = np.array(pairs, np.int64).T  # (T, 2): reference and target image
-        self.order = RowOrder(len(self.triplets), batch_size, [seed, 1], f"triplets of {triplets.name}")
+    def __init__(self, sources: Sequence[TripletSource], processor: HyCIRProcessor, seed: int, share: Share) -> None:
+        self.sources, self.processor, self.share = sources, processor, share
+        self.orders = [
+            # The first source's order is that of a training with this source alone.
+            RowOrder(len(one.triplets), one.batch_size, [seed, 5, number] if number else [seed, 1],
+                     f"triplets of {one.triplets.name}")
+            for number, one in enumerate(sources)
+        ]  # fmt: skip
+        self.order = self.orders[0]
 
     def batch(self, step: int) -> TripletBatch:
         """See `Stream.batch`."""
-        rows, triplets = self.order.rows(step), self.triplets
-        if self.features is not None:
-            own, num_broken = self.share.of(rows), 0
-            parts = [{"features": self.features.read(column)} for column in self.pairs[own].T]
+        places = [(number, row) for number, order in enumerate(self.orders) for row in order.rows(step)]
+        if self.sources[0].features is not None:
+            own, num_broken = self.share.of(places), 0
+            parts = [{"features": self._read_features(own, column)} for column in (0, 1)]
         else:
-            places, inputs, num_broken = self._load_replacing(
-                lambda place: [triplets.images.load(int(row)) for row in self.pairs[rows[place]]], len(rows)
+            taken, inputs, num_broken = self._load_replacing(
+                lambda place: self.sources[places[place][0]].load(places[place][1]), len(places)
             )
-            own, parts = rows[places], [{"inputs": one} for one in inputs]
-        references = ImageBatch([triplets.reference_ids[row] for row in own], **parts[0])
-        targets = ImageBatch([triplets.target_ids[row] for row in own], **parts[1])
-        return TripletBatch(references, targets, [triplets.query_texts[row] for row in own], num_broken)
+            own, parts = [places[place] for place in taken], [{"inputs": one} for one in inputs]
+        found = [(self.sources[number].triplets, row) for number, row in own]
+        references = ImageBatch([triplets.reference_ids[row] for triplets, row in found], **parts[0])
+        targets = ImageBatch([triplets.target_ids[row] for triplets, row in found], **parts[1])
+        return TripletBatch(references, targets, [triplets.query_texts[row] for triplets, row in found], num_broken)
+
+    def _read_features(self, places: list[tuple[int, int]], column: int) -> Tensor:
+        """The stored features `(B, D)` of the reference (column 0) or target images (1)."""
+        parts = []
+        for number, group in itertools.groupby(places, key=lambda place: place[0]):
+            parts.append(self.sources[number].read_features([row for _, row in group], column))
+        return torch.cat(parts)
 
 
 class TextRows(Stream):

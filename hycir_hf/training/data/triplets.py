@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 from datasets import load_dataset
+from torch import Tensor
 
 from ...files import read_json, read_record
+from ...images import FeatureStore
 from ...images.sources import FolderSource, ImageSource, source_from_record
 from ...images.streams import open_images
 
@@ -76,6 +79,38 @@ class Triplets:
             [column[row] for row in kept] for column in (self.reference_ids, self.target_ids, self.query_texts)
         )
         return Triplets(references, targets, texts, self.images, self.name)
+
+
+class TripletSource:
+    """Triplets of one origin, and how many of them a global batch has.
+
+    Args:
+        triplets (`Triplets`): The triplets.
+        features (`FeatureStore`, *optional*): Features of their images. Triplets whose images could not be read are
+            left out.
+        batch_size (`int`): Their number in a global batch.
+
+    Raises:
+        ValueError: If a triplet names an unknown image.
+    """
+
+    def __init__(self, triplets: Triplets, features: FeatureStore | None, batch_size: int) -> None:
+        self.triplets = triplets if features is None else triplets.without(features.skipped_ids())
+        if not len(self.triplets):
+            raise ValueError(f"No triplet of {triplets.name} is left: an image of each of them cannot be read.")
+        self.features, self.batch_size = features, batch_size
+        pairs = self.triplets.rows(None if features is None else features.ids)
+        self.pairs = np.array(pairs, np.int64).T  # (T, 2): reference and target image
+
+    def load(self, row: int) -> list[Any]:
+        """Return a triplet's reference and target image, as `load_image` takes them."""
+        return [self.triplets.images.load(int(image)) for image in self.pairs[row]]
+
+    def read_features(self, rows: list[int], column: int) -> Tensor:
+        """Read the stored features `(R, D)` of these triplets' reference images (column 0) or target images (1)."""
+        if self.features is None:
+            raise ValueError(f"The triplets of {self.triplets.name} have no stored features. Set triplet_features.")
+        return self.features.read(self.pairs[rows, column])
 
 
 def open_triplets(path: str, kind: str = "auto", images: str | None = None, split: str | None = None) -> Triplets:
