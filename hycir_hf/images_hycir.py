@@ -28,7 +28,7 @@ except (ImportError, OSError):  # the extra `heif` is not installed, or its libr
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
 )
-"""Pillow's names of the formats that are decoded. Others, such as PostScript, would start programs or are no pictures."""
+"""Pillow's names of the formats that are decoded. PostScript, for one, is a program that would be run."""
 
 
 def _read_max_pixels() -> int:
@@ -46,10 +46,16 @@ The environment variable HYCIR_MAX_MEGAPIXELS sets another limit.
 """
 
 before_decoding: ContextVar[Callable[[int], None] | None] = ContextVar("before_decoding", default=None)
-"""Called with an image file's number of pixels before they are decoded, so that a reader can wait until memory is free."""
+"""Called with an image file's number of pixels before they are decoded, so that a reader can wait for memory."""
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 NEEDS_HEIF = "HEIC images need the package pillow-heif; run pip install 'hycir_hf[heif]'"
+
+
+def has_heif() -> bool:
+    """Whether HEIC images can be decoded here."""
+    return "HEIF" in Image.OPEN
+
 
 _FOREIGN = (
     (b"%!PS", "it is PostScript, which is not decoded; export it as PNG"),
@@ -151,7 +157,7 @@ def _open(content: bytes) -> Image.Image:
 def _why_unknown(content: bytes) -> str:
     """Say why no decoder takes an image file."""
     brand = content[8:12] if content[4:8] == b"ftyp" else b""
-    if brand in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+    if brand in _HEIF_BRANDS and not has_heif():
         return NEEDS_HEIF
     if brand in (b"avif", b"avis"):
         return "AVIF images need Pillow 11.3 or newer; run pip install -U pillow"
