@@ -4,7 +4,6 @@ All but streams give access by row, so that the order of training is a function 
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..images.sources import GalleryImages, folders_of
 from ..images_hycir import load_image
+from ..settings import ParameterError
 from .gallery import Gallery
 
 
@@ -37,6 +38,25 @@ def open_gallery_images(gallery: Gallery, directory: str | os.PathLike) -> Galle
     if gallery.source is None:
         raise ValueError(f"The gallery {directory} does not say where its images lie. Make it with `hycir index`.")
     return GalleryImages(gallery.source, Path(directory))
+
+
+def moved_source(source: dict[str, Any] | None, images: str | os.PathLike) -> dict[str, Any]:
+    """Return a gallery's source record for images that lie in another place now.
+
+    Args:
+        source (`dict`, *optional*): The gallery's record. Of several folders, the first is replaced.
+        images (`str` or `Path`): Where the images lie, with the same names below it.
+
+    Raises:
+        ValueError: If there is nothing there, or the images came from tar shards or a .tsv.
+    """
+    record = source or {"type": "folder"}
+    if record["type"] == "parts":
+        return {**record, "parts": [moved_source(record["parts"][0], images), *record["parts"][1:]]}
+    if record["type"] not in ("folder", "dataset") or not Path(images).exists():
+        reason = "is not there" if not Path(images).exists() else f"cannot replace images of a {record['type']}"
+        raise ParameterError(f"{images} {reason}. Give the folder of the gallery's images.", "images")
+    return {**{key: value for key, value in record.items() if key != "relative"}, "path": str(Path(images).resolve())}
 
 
 def read_references(gallery: Gallery, directory: str | os.PathLike | None, references: Sequence[Any]) -> References:
