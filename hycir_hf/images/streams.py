@@ -15,7 +15,7 @@ from ..images_hycir import load_image
 from .shards import TarSource, find_shards
 from .sources import FolderSource, ImageSource, open_source
 from .stamps import file_stamp
-from .tables import TEXT_SUFFIXES, check_place, read_rows, split_config
+from .tables import TEXT_SUFFIXES, as_id, check_place, read_rows, split_config
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class ImageStream:
             ) from error
 
     def _id_of(self, row: dict[str, Any], number: int) -> str:
-        return str(row[self.id_column]) if self.id_column else str(number)
+        return as_id(row[self.id_column], number, self.id_column) if self.id_column else str(number)
 
 
 def open_images(

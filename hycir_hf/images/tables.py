@@ -236,13 +236,16 @@ def _parsed(path: Path, line: int, content: bytes) -> Any:
 def _as_dataset(path: Path) -> Any:
     rows = list(read_rows(path))
     names = dict.fromkeys(name for row in rows for name in row)
-    return datasets.Dataset.from_dict({name: _alike([row.get(name) for row in rows]) for name in names})
+    return datasets.Dataset.from_dict({name: _alike([row.get(name) for row in rows], name) for name in names})
 
 
-def _alike(values: list[Any]) -> list[Any]:
+def _alike(values: list[Any], name: str) -> list[Any]:
     """Turn a column's numbers into texts if it also holds texts: ids are often written both ways."""
-    is_mixed = any(isinstance(value, str) for value in values)
-    return [str(value) if is_mixed and isinstance(value, int | float) else value for value in values]
+    texts = [row for row, value in enumerate(values) if isinstance(value, str)]
+    odd = next((row for row, value in enumerate(values) if texts and isinstance(value, list | dict)), None)
+    if odd is not None:
+        raise ValueError(f"Row {odd} holds {values[odd]!r} in the column {name!r}, and row {texts[0]} holds a text")
+    return [str(value) if texts and isinstance(value, int | float) else value for value in values]
 
 
 def _find_image_column(dataset: Any, image_column: str | None) -> str:
