@@ -138,7 +138,7 @@ def open_for_index(
         ValueError: If there is nothing to open.
     """
     if isinstance(images, list | tuple):
-        images = images[0] if len(images) == 1 else "::".join(images)
+        images = "::".join(images)
     if not isinstance(images, str | os.PathLike):
         return cast(ImageSource, images)
     return FeatureStore.open(images) if is_store(images) else open_images(str(images), split, image_column, id_column)

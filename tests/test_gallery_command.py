@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import build_model, build_processor, random_picture
@@ -120,6 +122,30 @@ def test_a_changed_image_is_encoded_again(work, tmp_path, capsys):
     retriever = ImageRetriever.load(work / "gallery")
     features = retriever.encode(images=[random_picture(30, size=(9, 9))])
     assert retriever.gallery.search(features, k=1).ids == [["2.png"]]
+
+
+def test_images_are_added_to_a_gallery_of_a_dataset(work, tmp_path, capsys):
+    rows = {"image_id": ["007", "b"], "image": [(work / "photos" / name).read_bytes() for name in ("0.png", "2.png")]}
+    pq.write_table(pa.table(rows), work / "data.parquet")
+    command = ["index", str(work / "data.parquet"), "--model", str(work / "model"), "--output", str(tmp_path / "g")]
+    assert main(command) == 0
+    run_json(capsys, "gallery", "add", tmp_path / "g", work / "photos" / "2024")
+    retriever = ImageRetriever.load(tmp_path / "g")
+    assert retriever.gallery.ids == ["007", "b", "2024/1.png", "2024/3.png"]
+    for reference in ("007", "2024/3.png"):
+        assert len(retriever.search(reference, k=9)[0]) == 3
+
+
+def test_shards_that_are_cut_are_skipped_with_status_3(work, tmp_path, capsys):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for name in ("0.png", "2.png"):
+                tar.add(work / "photos" / name, f"{number}{name}")
+    whole = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: len(whole) // 4])
+    command = ["index", str(tmp_path / "0.tar"), str(tmp_path / "1.tar"), "--model", str(work / "model")]
+    found = run_json(capsys, *command, "--output", tmp_path / "g", "--strict", status=3)
+    assert found["count"] >= 2 and any("1.tar" in one["image_id"] for one in found["skipped"])
 
 
 def test_folders_of_one_name_stay_apart(work, tmp_path, capsys):

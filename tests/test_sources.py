@@ -164,7 +164,8 @@ def test_without_pillow_heif_its_images_are_counted_and_it_is_named(tmp_path, mo
 def test_a_table_among_photos_makes_no_dataset_of_them(tmp_path):
     for number in range(3):
         random_picture(number).save(tmp_path / f"{number}.png")
-    pq.write_table(pa.table({"file_name": ["0.png"], "caption": ["a"]}), tmp_path / "captions.parquet")
+    for name in ("captions", "more", "metadata", "also", "these"):
+        pq.write_table(pa.table({"file_name": ["0.png"], "caption": ["a"]}), tmp_path / f"{name}.parquet")
     assert open_source(str(tmp_path)).ids == ["0.png", "1.png", "2.png"]
 
 

@@ -118,6 +118,8 @@ def test_a_compressed_shard_says_so(opener, tmp_path):
             file.write((tmp_path / "plain").read_bytes())
     with pytest.raises(ValueError, match=r"compressed"):
         open_images(str(tmp_path / "0.tar"))
+    with pytest.raises(ValueError, match=r"0\.tar.*compressed"):
+        ImageStream(str(tmp_path / "0.tar"))
     for name in ("0.tar.gz", "1.tgz"):
         with pytest.raises(ValueError, match=rf"{name}.*[Uu]npack"):
             open_images(str(tmp_path / name))

@@ -80,7 +80,7 @@ def features(
     if stored is None:
         lines = [f"This job's part of {output} is done. The last job to finish completes the features."]
         return Report({**values, "shape": None, "skipped": report.skipped}, lines)
-    skipped = stored.store.skipped
+    skipped = [*getattr(source, "skipped", ()), *stored.store.skipped]
     lines = [f"{len(stored)} images in {output} (views, width: {stored.shape[1:]}), {report.num_encoded} encoded now"]
     if skipped:
         lines.append(f"Skipped as unreadable: {len(skipped)}; first: {shown(': '.join(skipped[0]))}")

@@ -174,7 +174,8 @@ def _write_parquet(file: "BinaryIO", gallery: "Gallery", features: "np.ndarray")
     import pyarrow.parquet as pq
 
     column = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), gallery.dim)
-    pq.write_table(pa.table({"image_id": gallery.ids, "features": column}, metadata=_facts(gallery)), file)
+    ids = [id_.encode(errors="backslashreplace").decode() for id_ in gallery.ids]  # file names need not be UTF-8
+    pq.write_table(pa.table({"image_id": ids, "features": column}, metadata=_facts(gallery)), file)
 
 
 def _write_safetensors(file: "BinaryIO", gallery: "Gallery", features: "np.ndarray") -> None:

@@ -100,7 +100,7 @@ class TarSource:
         except (tarfile.TarError, OSError) as error:
             if passing_error(error) is not None:
                 raise OSError(f"Reading {self.paths[shard]} failed: {error}. Run the same command again.") from error
-            reason = _compression(self.paths[shard]) or f"the shard cannot be read to its end: {error}"
+            reason = compression(self.paths[shard]) or f"the shard cannot be read to its end: {error}"
             self.skipped.append((self.paths[shard], reason))
         missing = sorted(seen - found)
         self.skipped.extend((key, f"no image in {Path(self.paths[shard]).name}") for key in missing)
@@ -147,8 +147,8 @@ def find_shards(path: str) -> list[str]:
     if compressed:
         raise ValueError(f"{compressed[0]} is compressed. Unpack it to a .tar file: samples are read by their place.")
     if not all(one.endswith(".tar") for one in patterns):
-        if any(one.endswith(".tar") for one in patterns):
-            raise ValueError(f"Several paths must all be .tar shards, but {path} is not.")
+        if "::" in path:
+            raise ValueError(f"Several paths must all be .tar shards, but they are {path.replace('::', ' and ')}.")
         return []
     return [shard for pattern in patterns for shard in _expand_glob(pattern)]
 
@@ -182,7 +182,7 @@ def _split_key(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{stem}" if stem else "", f".{suffix.lower()}" if dot else "")
 
 
-def _compression(path: str) -> str:
+def compression(path: str) -> str:
     """Say that a shard is compressed; "" if it is not."""
     with Path(path).open("rb") as file:
         start = file.read(6)

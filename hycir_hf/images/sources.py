@@ -11,7 +11,7 @@ from ..files import passing_error
 from ..images_hycir import NEEDS_HEIF, has_heif, load_image
 from ..settings import ParameterError
 from .stamps import content_stamp, file_stamp, locate, locations
-from .tables import DatasetSource
+from .tables import DatasetSource, holds_images
 
 IMAGE_SUFFIXES = (
     *(
@@ -180,16 +180,17 @@ class GalleryImages:
     """
 
     def __init__(self, record: dict[str, Any], directory: Path) -> None:
-        self._folders = folders_of(record, directory)
-        self._dataset: FolderSource | DatasetSource | None = None
-        if record.get("type") not in ("folder", "parts"):
-            self._dataset = source_from_record(record, directory)
-        elif not any(root.is_dir() for root, _ in self._folders):
-            raise ValueError(f"The images are no longer in {self._folders[0][0]}. Put them back, or index them again.")
+        self._folders = [(root, prefix) for root, prefix in folders_of(record, directory) if root.is_dir()]
+        others = [part for part in _parts(record) if part.get("type") != "folder"]
+        self._others = [source_from_record(part, directory) for part in others]
+        if not self._folders and not self._others:
+            raise ValueError(
+                f"The images are no longer in {_parts(record)[0]['path']}. Put them back, or index them again."
+            )
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {id_: row for row, id_ in enumerate(self._dataset.ids if self._dataset else ())}
+    def _rows(self) -> dict[str, tuple[FolderSource | DatasetSource, int]]:
+        return {id_: (source, row) for source in self._others for row, id_ in enumerate(source.ids)}
 
     def load(self, image_id: str) -> Any:
         """Load the image of a gallery id; ValueError if it is gone or broken."""
@@ -197,15 +198,20 @@ class GalleryImages:
             path = root / image_id.removeprefix(prefix)
             if image_id.startswith(prefix) and path.is_file():
                 return load_image(path)
-        if self._dataset is None or image_id not in self._rows:
+        if image_id not in self._rows:
             raise ValueError(f"The image {image_id!r} is no longer there. Index the images again.")
-        return self._dataset.load(self._rows[image_id])
+        source, row = self._rows[image_id]
+        return source.load(row)
+
+
+def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return record["parts"] if record.get("type") == "parts" else [record]
 
 
 def folders_of(record: dict[str, Any], directory: Path) -> list[tuple[Path, str]]:
     """The folders of a source record, where they lie now, each with what its ids begin with; longest prefix first."""
-    parts = record["parts"] if record.get("type") == "parts" else [record]
-    found = [(Path(locate(part, directory)), part.get("prefix", "")) for part in parts if part["type"] == "folder"]
+    folders = [part for part in _parts(record) if part.get("type") == "folder"]
+    found = [(Path(locate(part, directory)), part.get("prefix", "")) for part in folders]
     return sorted(found, key=lambda one: -len(one[1]))
 
 
@@ -285,7 +291,7 @@ def _raise_passing(error: OSError) -> None:
 
 
 def _is_dataset(folder: Path) -> bool:
-    """Whether a folder was written by `datasets`, holds more tables than images, or a card that names configs."""
+    """Whether a folder was written by `datasets`, holds tables with images, or a card that names configs."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return True
     card = folder / "README.md"
@@ -294,5 +300,7 @@ def _is_dataset(folder: Path) -> bool:
         if text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]:
             return True
     tables = [path for pattern in ("*.parquet", "*/*.parquet", "*.arrow") for path in folder.glob(pattern)]
-    num_tables = sum(path.name not in METADATA_NAMES for path in tables)
-    return num_tables > 0 and num_tables > sum(is_image_file(path) for one in ("*", "*/*") for path in folder.glob(one))
+    tables = [path for path in tables if path.name not in METADATA_NAMES]
+    if any(holds_images(path) for path in tables):
+        return True
+    return bool(tables) and not any(is_image_file(path) for path in _files(folder))

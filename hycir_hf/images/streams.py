@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 
 from ..images_hycir import load_image
-from .shards import TarSource, find_shards
+from .shards import TarSource, compression, find_shards
 from .sources import FolderSource, ImageSource, open_source
 from .stamps import file_stamp
 from .tables import TEXT_SUFFIXES, as_id, check_place, read_rows, split_config
@@ -221,6 +221,9 @@ def open_images(
 def _load_stream(path: str, split: str) -> Any:
     try:
         shards = find_shards(path)
+        wrong = next((shard for shard in shards if "://" not in shard and compression(shard)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong}: {compression(wrong)}")
         if shards:
             return datasets.load_dataset("webdataset", data_files={split: shards}, split=split, streaming=True)
         place, config = split_config(path)

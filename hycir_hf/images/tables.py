@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..images_hycir import load_image
 from ..names import is_hub_id
@@ -273,6 +275,16 @@ def _holds_bytes(feature: Any) -> bool:
     """Whether a column holds image files as plain bytes, or as records with them."""
     inner = feature.get("bytes") if isinstance(feature, dict) else feature
     return getattr(inner, "dtype", None) in ("binary", "large_binary")
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a Parquet or Arrow file has a column of bytes; one that cannot be read may have."""
+    try:
+        kinds = pq.read_schema(path).types if path.suffix == ".parquet" else []
+    except (pa.ArrowException, OSError):
+        kinds = []
+    inner = [field.type for kind in kinds if pa.types.is_struct(kind) for field in kind]
+    return not kinds or any(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in [*kinds, *inner])
 
 
 def _is_text(feature: Any) -> bool:
