@@ -58,6 +58,7 @@ def test_help_and_import_load_nothing_heavy(code, option):
 
 COMMANDS = [
     *("index", "search", "app", "features", "train", "convert", "push"),
+    *("gallery", "gallery add", "gallery remove", "gallery list", "gallery info", "gallery export"),
     *("syncir", "syncir run", "syncir estimate", "syncir refilter"),
     *("evaluate", "evaluate run", "evaluate score", "evaluate compare"),
 ]
