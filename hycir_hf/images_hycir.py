@@ -3,15 +3,68 @@
 This file travels with the model files as remote code, so it imports nothing of the package.
 """
 
+import contextlib
 import errno
 import io
+import os
 import stat
+import struct
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
+
+try:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+except (ImportError, OSError):  # the extra `heif` is not installed, or its library does not load here
+    pass
+
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
+)
+"""Pillow's names of the formats that are decoded. PostScript, for one, is a program that would be run."""
+
+
+def _read_max_pixels() -> int:
+    value = os.environ.get("HYCIR_MAX_MEGAPIXELS", "250")
+    with contextlib.suppress(ValueError, OverflowError):
+        if (pixels := int(float(value) * 1e6)) > 0:
+            return pixels
+    raise ValueError(f"HYCIR_MAX_MEGAPIXELS must be a number above 0, but it is {value!r}.")
+
+
+MAX_PIXELS = _read_max_pixels()
+"""The most pixels of an image file that is decoded: 250 million (cameras make 102, phones 200 megapixels).
+
+The environment variable HYCIR_MAX_MEGAPIXELS sets another limit.
+"""
+
+before_decoding: ContextVar[Callable[[int], None] | None] = ContextVar("before_decoding", default=None)
+"""Called with an image file's number of pixels before they are decoded, so that a reader can wait for memory."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+NEEDS_HEIF = "HEIC images need the package pillow-heif; run pip install 'hycir_hf[heif]'"
+
+
+def has_heif() -> bool:
+    """Whether HEIC images can be decoded here."""
+    return "HEIF" in Image.OPEN
+
+
+_FOREIGN = (
+    (b"%!PS", "it is PostScript, which is not decoded; export it as PNG"),
+    (b"\xc5\xd0\xd3\xc6", "it is PostScript, which is not decoded; export it as PNG"),
+    (b"%PDF", "it is a PDF file; export it as PNG"),
+    (b"<svg", "it is an SVG drawing; export it as PNG"),
+    (b"<?xml", "it is an XML file, such as an SVG drawing; export it as PNG"),
+)
+"""How files that are no images begin, and what to do with them."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,9 +130,7 @@ def load_image(image: Any, position: int | None = None) -> Image.Image:
         if _is_passing(error):
             raise
         name = "the image" if position is None else f"image {position}"
-        # Pillow's own words name an object in memory.
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is no image, or it is damaged" if is_unknown else getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(f"Cannot read {name} ({_describe(image)}): {reason}. Repair it, or leave it out.") from error
 
 
@@ -93,6 +144,8 @@ def _load(image: Any) -> Image.Image:
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, Image.Image):
+        if image.format == "EPS":
+            raise ValueError("it is PostScript, which is not decoded; export it as PNG")
         return _to_rgb(image)
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return _to_rgb(_from_array(image))
@@ -100,8 +153,39 @@ def _load(image: Any) -> Image.Image:
         image = _read_file(image)
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise ValueError("it is no PIL image, path, bytes, array or tensor")
-    with Image.open(io.BytesIO(image)) as opened:
+    with _open(bytes(image)) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(
+                f"it has {width * height / 1e6:.0f} megapixels, and the limit is {MAX_PIXELS / 1e6:.0f}; set the "
+                "environment variable HYCIR_MAX_MEGAPIXELS higher"
+            )
+        if (wait := before_decoding.get()) is not None:
+            wait(width * height)
         return _to_rgb(opened)
+
+
+def _open(content: bytes) -> Image.Image:
+    """Open an image file of one of `FORMATS`. `Image.open` would apply Pillow's own limit of pixels."""
+    Image.init()
+    for name in FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open` does
+            if factory is not None and (accept is None or accept(content[:16]) is True):
+                return factory(io.BytesIO(content), "")
+    raise ValueError(_why_unknown(content))
+
+
+def _why_unknown(content: bytes) -> str:
+    """Say why no decoder takes an image file."""
+    brand = content[8:12] if content[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS and not has_heif():
+        return NEEDS_HEIF
+    if brand in (b"avif", b"avis"):
+        return "AVIF images need Pillow 11.3 or newer; run pip install -U pillow"
+    start = content[:100].lstrip(b"\xef\xbb\xbf \t\r\n")
+    known = [reason for beginning, reason in _FOREIGN if start.startswith(beginning)]
+    return known[0] if known else "it is no image, or it is damaged"
 
 
 def _read_file(path: str | Path) -> bytes:

@@ -18,7 +18,7 @@ from .images.store import is_store
 from .modeling_hycir import HyCIRModel
 from .names import EXPORT_MANIFEST, naming_model, resolve_model
 from .processing_hycir import HyCIRProcessor
-from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
+from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, moved_source, read_references
 from .retrieval.queries import compose, encode_texts
 
 BATCH_SIZE = 64
@@ -151,7 +151,7 @@ def encoder_class(name: str) -> type[HyCIREncoder]:
 
 
 def open_for_index(
-    images: str | os.PathLike | ImageSource | FeatureStore,
+    images: str | os.PathLike | Sequence[str] | ImageSource | FeatureStore,
     split: str | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
@@ -161,8 +161,10 @@ def open_for_index(
     Raises:
         ValueError: If there is nothing to open.
     """
+    if isinstance(images, list | tuple):
+        images = "::".join(images)
     if not isinstance(images, str | os.PathLike):
-        return images
+        return cast(ImageSource, images)
     return FeatureStore.open(images) if is_store(images) else open_images(str(images), split, image_column, id_column)
 
 
@@ -206,7 +208,11 @@ class ImageRetriever:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike, model: str | None = None, device: str | torch.device | None = None
+        cls,
+        directory: str | os.PathLike,
+        model: str | None = None,
+        device: str | torch.device | None = None,
+        images: str | os.PathLike | None = None,
     ) -> "ImageRetriever":
         """Load a gallery and the model that made it.
 
@@ -214,12 +220,15 @@ class ImageRetriever:
             directory (`str` or `Path`): A folder that `index`, `save` or `hycir index` wrote.
             model (`str`, *optional*): Folder or Hub id of the model, if it is no longer where the gallery says.
             device (`str`, *optional*): Where the model runs; by default a GPU if there is one.
+            images (`str` or `Path`, *optional*): Folder of the images, if they are no longer where the gallery says.
 
         Raises:
             FileNotFoundError: If the folder holds no gallery.
-            ValueError: If the gallery names no model, or another model made it.
+            ValueError: If the gallery names no model, another model made it, or `images` is not there.
         """
         gallery = Gallery.load(directory)
+        if images is not None:
+            gallery.source = moved_source(gallery.source, images)
         name = model or gallery.model_path
         if name is None:
             raise ValueError(f"The gallery {directory} does not say which model made it. Give it as model.")
@@ -234,7 +243,7 @@ class ImageRetriever:
 
     def index(
         self,
-        images: str | os.PathLike | ImageSource | FeatureStore,
+        images: str | os.PathLike | Sequence[str] | ImageSource | FeatureStore,
         output: str | os.PathLike,
         *,
         index_type: str = "flat",
@@ -248,8 +257,8 @@ class ImageRetriever:
         """Index images into a folder, to be searched now and later; only new and changed images are encoded.
 
         Args:
-            images (`str`, `Path` or `ImageSource`): A folder, tar shards, a .tsv, or PATH[:CONFIG] of a dataset. Or a
-                folder that `hycir features` made with the same encoder: then nothing is encoded.
+            images (`str`, `Path`, `list[str]` or `ImageSource`): A folder, tar shards, a .tsv, or PATH[:CONFIG] of a
+                dataset. Or a folder that `hycir features` made with the same encoder: then nothing is encoded.
             output (`str` or `Path`): The gallery's folder.
             index_type (`str`): See `Gallery.from_features`.
             batch_size (`int`): Images encoded at once.
@@ -260,7 +269,8 @@ class ImageRetriever:
             on_skip (function, *optional*): Called with id and reason of each image that cannot be read.
 
         Returns:
-            `IndexReport`: The gallery, how many images were encoded and reused, and which were skipped.
+            `IndexReport`: The gallery, how many images were encoded and reused, and which were added, changed, removed
+            and skipped.
 
         Raises:
             ValueError: If there are no images, or none can be read.

@@ -57,8 +57,9 @@ def test_help_and_import_load_nothing_heavy(code, option):
 
 
 COMMANDS = [
-    *("index", "search", "app", "features", "train", "convert", "export", "push"),
-    *("syncir", "syncir run", "syncir estimate", "syncir refilter"),
+    *("index", "search", "app", "features", "init", "train", "convert", "export", "push"),
+    *("gallery", "gallery add", "gallery remove", "gallery list", "gallery info", "gallery export"),
+    *("syncir", "syncir preview", "syncir run", "syncir estimate", "syncir refilter"),
     *("evaluate", "evaluate run", "evaluate score", "evaluate compare"),
     *("benchmark", "benchmark make"),
 ]
@@ -220,7 +221,7 @@ def test_index_names_and_counts_the_broken_file(indexed, model_path, tmp_path, c
     assert sum("skipped broken.jpg: " in line for line in lines) == 1
     assert any("images/s" in line for line in lines)
     assert main(command[:-1]) == 0  # the same again, over the gallery that is there
-    assert re.search(r"unreadable: 1 \(broken\.jpg\)\n", capsys.readouterr().out)
+    assert re.search(r"skipped 1: broken\.jpg: ", capsys.readouterr().out)
     assert Gallery.load(tmp_path / "g").index_type == "flat"
 
 

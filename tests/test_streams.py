@@ -1,7 +1,10 @@
 """Tar shards, TSV files and streams of images."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 
 import numpy as np
@@ -87,6 +90,42 @@ def test_a_shard_that_ends_silently_is_skipped_and_counted(tmp_path, damage, cou
     reasons = [reason for place, reason in source.skipped if place == str(path)]
     expected = {"header": "damaged header", "cut": "the file's end", "no marker": "the file's end"}.get(damage)
     assert (expected in reasons[0]) if expected else not reasons
+
+
+def test_shards_by_braces_and_lists(tmp_path):
+    for number in range(12):
+        write_tar(tmp_path / f"{number:02d}.tar", [(f"{number}.png", png(number))])
+    ids = lambda path: open_images(path).ids  # noqa: E731
+    assert ids(f"{tmp_path}/{{08..11}}.tar") == ["8", "9", "10", "11"]
+    assert ids(f"{tmp_path}/{{00,05}}.tar") == ["0", "5"]
+    assert ids(f"{tmp_path}/0{{0..1}}.tar::{tmp_path}/1*.tar") == ["0", "1", "10", "11"]
+    assert ids([f"{tmp_path}/03.tar", f"{tmp_path}/04.tar"]) == ["3", "4"]
+    assert [id_ for id_, _ in ImageStream(f"{tmp_path}/{{08..11}}.tar")] == ["8", "9", "10", "11"]
+    for way in (open_images, ImageStream):
+        with pytest.raises(ValueError, match=r"12\.tar"):
+            way(f"{tmp_path}/{{10..13}}.tar")
+    with pytest.raises(ValueError, match=r"\.tar shards"):
+        ids([f"{tmp_path}/03.tar", str(tmp_path)])
+    write_tar(tmp_path / "a{0..1}.tar", [("x.png", png(0))])  # a file of that very name
+    assert ids(f"{tmp_path}/a{{0..1}}.tar") == ["x"]
+
+
+@pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open])
+def test_a_compressed_shard_says_so(opener, tmp_path):
+    write_tar(tmp_path / "plain", [("0.png", png(0))])
+    for name in ("0.tar", "0.tar.gz", "1.tgz"):
+        with opener(tmp_path / name, "wb") as file:
+            file.write((tmp_path / "plain").read_bytes())
+    with pytest.raises(ValueError, match=r"compressed"):
+        open_images(str(tmp_path / "0.tar"))
+    with pytest.raises(ValueError, match=r"0\.tar.*compressed"):
+        ImageStream(str(tmp_path / "0.tar"))
+    for name in ("0.tar.gz", "1.tgz"):
+        with pytest.raises(ValueError, match=rf"{name}.*[Uu]npack"):
+            open_images(str(tmp_path / name))
+    write_tar(tmp_path / "1.tar", [("1.png", png(1))])
+    source = open_images(f"{tmp_path}/{{0..1}}.tar")
+    assert source.ids == ["1"] and "compressed" in dict(source.skipped)[str(tmp_path / "0.tar")]
 
 
 def test_a_tsv_is_read_as_it_is(picture_folder, tmp_path):

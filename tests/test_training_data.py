@@ -266,3 +266,33 @@ def test_an_error_that_passes_stops_the_training(picture_folder, monkeypatch):
     monkeypatch.setattr(images, "load", lose)
     with pytest.raises(OSError, match="no image"):
         UnlabeledRows(images, build_processor(), 4, 0, Share()).batch(0)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_ids_of_a_table_of_triplets_stay_as_they_are(suffix, picture_folder, tmp_path):
+    rows = [{"reference_id": "007", "target_id": "2024-01-01", "query_text": "2024-01-01T10:00:00"}] * 2
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        path.write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]) + "\n")
+    triplets = open_triplets(str(path), images=str(picture_folder))
+    assert (triplets.reference_ids[0], triplets.target_ids[0]) == ("007", "2024-01-01")
+    assert triplets.query_texts[0] == "2024-01-01T10:00:00"
+
+
+@pytest.mark.parametrize("column", ["reference_id", "target_id", "query_text"])
+def test_null_in_a_table_of_triplets_is_refused(column, picture_folder, tmp_path):
+    row = {"reference_id": "00.png", "target_id": "01.png", "query_text": "red"}
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (row, row | {column: None})))
+    with pytest.raises(ValueError, match=column):
+        open_triplets(str(tmp_path / "t.jsonl"), images=str(picture_folder))
+
+
+def test_texts_of_json_lines_stay_as_they_are_and_null_is_refused(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "2024-01-01"}\n{"text": "007"}\n')
+    assert read_texts(str(path)) == ["2024-01-01", "007"]
+    path.write_text('{"text": "a"}\n{"text": null}\n')
+    with pytest.raises(ValueError, match=r"Row 1 .*None.*text"):
+        read_texts(str(path))

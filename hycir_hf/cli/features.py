@@ -1,9 +1,9 @@
 """`hycir features`: each image encoded once, for training."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.types import PositiveInt
 
 import hycir_hf
@@ -27,7 +27,7 @@ Examples:
 
 @app.default
 def features(
-    images: str,
+    images: Annotated[list[str], Parameter(negative=())],
     /,
     *,
     model: Model,
@@ -46,7 +46,7 @@ def features(
     """Encode images once into a folder of features, for training.
 
     Args:
-        images: Folder of images, PATH[:CONFIG] of a dataset, .tar shards or a .tsv.
+        images: Folder of images, PATH[:CONFIG] of a dataset, .tar shards (several, or a pattern), or a .tsv.
         model: HyCIR model or encoder: folder or Hub id.
         output: Folder of the features.
         views: Views of each image. The first is the image itself, the others are random crops.
@@ -63,7 +63,8 @@ def features(
         num_shards, shard_index = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     columns = columns or Columns()
     places = (columns.split, columns.image_column, columns.id_column)
-    source = hycir_hf.images.ImageStream(images, *places) if streaming else hycir_hf.images.open_images(images, *places)
+    path = "::".join(images)
+    source = hycir_hf.images.ImageStream(path, *places) if streaming else hycir_hf.images.open_images(path, *places)
     stored, report = hycir_hf.images.build_features(
         *load_model(model, device, takes_encoder=True),
         source,
@@ -79,7 +80,7 @@ def features(
     if stored is None:
         lines = [f"This job's part of {output} is done. The last job to finish completes the features."]
         return Report({**values, "shape": None, "skipped": report.skipped}, lines)
-    skipped = stored.store.skipped
+    skipped = [*getattr(source, "skipped", ()), *stored.store.skipped]
     lines = [f"{len(stored)} images in {output} (views, width: {stored.shape[1:]}), {report.num_encoded} encoded now"]
     if skipped:
         lines.append(f"Skipped as unreadable: {len(skipped)}; first: {shown(': '.join(skipped[0]))}")

@@ -22,6 +22,7 @@ from .options import Report, shown
 
 _COMMANDS = {
     "index": "Encode images into a gallery that can be searched.",
+    "gallery": "Add, remove, list and export a gallery's images.",
     "search": "Search a gallery with a reference image and a text.",
     "app": "Search a gallery in the browser.",
     "syncir": "Make training triplets from unlabeled images.",
@@ -40,7 +41,7 @@ _EPILOGUE = """\
 `hycir COMMAND --help` shows a command's options with examples.
 `hycir --install-completion` sets up tab completion for your shell (bash, zsh or fish)."""
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes, of every command and every way to start it."""
 
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): Arguments; the process's own by default.
 
     Returns:
-        `int`: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+        `int`: 0 done, 1 failed, 2 wrong usage, 3 images were skipped (with --strict), 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -101,6 +102,8 @@ def _run(app: App, words: list[str]) -> int:
     if isinstance(report, Report):
         print(json.dumps(report.values, indent=2) if prints_json else "\n".join(report.lines))
     sys.stdout.flush()
+    if isinstance(report, Report) and report.status:
+        return report.status
     is_unasked_help = command.__name__ == "help_print" and not {"--help", "-h"} & set(words)
     return WRONG_USAGE if is_unasked_help else DONE
 

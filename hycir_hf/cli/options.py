@@ -86,10 +86,12 @@ class Report:
     Args:
         values (`dict`): For `--json`.
         lines (`list[str]`): For a reader.
+        status (`int`): The exit status.
     """
 
     values: dict[str, Any]
     lines: list[str]
+    status: int = 0
 
 
 def flags_of(settings: type[Settings]) -> Any:

@@ -34,6 +34,7 @@ def search(
     text: str = "",
     k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
     model: Annotated[str | None, Parameter(alias="-m")] = None,
+    images: str | None = None,
     exclude_ids: Annotated[list[str] | None, Parameter(name="--exclude-reference")] = None,
     keep_reference: Switch = False,
     html: OutputFile = None,
@@ -48,6 +49,7 @@ def search(
         text: What to change in the reference image. Leave it out to search with the image alone.
         k: Number of results.
         model: HyCIR model: folder or Hub id. By default the one that made the gallery.
+        images: Folder of the gallery's images, if they have moved.
         exclude_ids: Gallery id to exclude; detected if the reference is in the indexed folder. Repeatable.
         keep_reference: Keep the reference image in the results.
         html: Write a page with the images to this file.
@@ -55,7 +57,7 @@ def search(
     if not image and not text.strip():
         raise ParameterError("A search needs an image, a text, or both.", "image", "text")
     quiet()
-    retriever = hycir_hf.ImageRetriever.load(gallery, model, device)
+    retriever = hycir_hf.ImageRetriever.load(gallery, model, device, images)
     references = hycir_hf.retrieval.read_references(retriever.gallery, gallery, image or [])
     excluded = sorted({*(exclude_ids or ()), *(() if keep_reference else references.gallery_ids)})
     found = retriever.search(references.images or None, text, k, exclude_ids=excluded)
@@ -82,8 +84,8 @@ def _write_page(
 ) -> None:
     from ..reports.pages import PageQuery, PageResult, render_search_page
 
-    images = hycir_hf.retrieval.open_gallery_images(gallery, place)
-    results = [PageResult(id_, score, _image_or_none(images, id_)) for id_, score in ranking]
+    opened = hycir_hf.retrieval.open_gallery_images(gallery, place)
+    results = [PageResult(id_, score, _image_or_none(opened, id_)) for id_, score in ranking]
     note = f"Left out, because it is the reference image: {', '.join(excluded)}." if excluded else ""
     names = ", ".join(Path(name).name for name in references.names)
     query = PageQuery(references.images, text, results, note, names)

@@ -1,8 +1,10 @@
 """The one loop from images to stored values: decode in parallel, skip what is broken, resume, share, show progress."""
 
+import contextlib
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ..files import passing_error
+from ..images_hycir import MAX_PIXELS, before_decoding
 from .sources import ImageSource, ListSource
 from .store import ImageStore, Skip
 from .streams import ImageStream
@@ -25,6 +29,10 @@ logger = logging.getLogger(__name__)
 BLOCK_SIZE = 1024  # images in a block of a fast encoder
 FLUSH_SECONDS = 15.0  # the most that a killed run of a slow encoder loses
 _MAX_READERS = 16
+
+if "PILLOW_BLOCK_SIZE" not in os.environ:
+    # Pillow's blocks of 16 MB stay with the thread that frees them: gigabytes with 16 threads. Larger ones go back.
+    Image.core.set_block_size(2**28)
 
 
 class ImageEncoder(Protocol):
@@ -210,6 +218,7 @@ class _Reader:
         self.total = None if isinstance(source, ImageStream) else len(source.ids)
         self._pool = ThreadPoolExecutor(max_workers=num_workers or min(_MAX_READERS, os.cpu_count() or 1))
         self._ahead: list[tuple[list[_Sample], list[Future]]] = []
+        self._room = _Room(MAX_PIXELS)
 
     def batches(self, known: list[tuple[str, str]]) -> Iterator[tuple[list[_Sample], bool]]:
         """Go through the source in batches, each with whether this shard encodes it; `known` gets each id and stamp."""
@@ -245,12 +254,47 @@ class _Reader:
 
     def _prepare(self, sample: _Sample) -> Any:
         try:
-            return self.encoder.prepare(sample.id, sample.load())
+            with self._room.waiting():
+                return self.encoder.prepare(sample.id, sample.load())
         except Exception as error:  # a decoder may raise anything on a damaged file
             passing = passing_error(error)
             if passing is not None:
                 raise _storage_error(sample.id, passing) from error
             return _Broken(" ".join(str(error).split()) or type(error).__name__)
+
+
+class _Room:
+    """Memory for decoded images that several threads share: one largest image, or many small ones.
+
+    Args:
+        pixels (`int`): The most that is decoded at once.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._pixels = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let this thread wait for room before it decodes an image, and give the room back at the end."""
+        taken = 0
+
+        def take(pixels: int) -> None:
+            nonlocal taken
+            wanted = 0 if taken else min(pixels, self._pixels)  # one that holds room must not wait for more
+            with self._changed:
+                self._changed.wait_for(lambda: self._free >= wanted)
+                self._free -= wanted
+            taken += wanted
+
+        token = before_decoding.set(take)
+        try:
+            yield
+        finally:
+            before_decoding.reset(token)
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)

@@ -316,5 +316,7 @@ def augment(image: Image.Image, seed: list[int], image_id: str) -> Image.Image:
     side = np.sqrt(rng.uniform(0.9, 1.0))
     width, height = (max(1, round(side * length)) for length in image.size)
     left, top = (int(rng.integers(0, all_ - part + 1)) for all_, part in zip(image.size, (width, height), strict=True))
-    cropped = image.crop((left, top, left + width, top + height))
+    # A crop: `Image.crop` refuses what is larger than Pillow's limit.
+    box = (left, top, left + width, top + height)
+    cropped = image.resize((width, height), Image.Resampling.NEAREST, box)
     return ImageOps.mirror(cropped) if rng.random() < 0.5 else cropped

@@ -1,24 +1,49 @@
-"""Where images lie: a folder, a `datasets` path with an image column, or a list in memory."""
+"""Where images lie: a folder, or a list in memory; how a gallery's images are found again."""
 
-import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import datasets
-
 from ..files import passing_error
-from ..images_hycir import load_image
-from ..names import is_hub_id
+from ..images_hycir import NEEDS_HEIF, has_heif, load_image
 from ..settings import ParameterError
-from .store import content_stamp
+from .stamps import content_stamp, file_stamp, locate, locations
+from .tables import DatasetSource, holds_images
 
 IMAGE_SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+    ),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
 )
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_RAW_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+_UNREAD = {
+    **dict.fromkeys((".svg", ".svgz", ".eps", ".ps", ".ai"), "drawings are not read; export them as PNG"),
+    **dict.fromkeys(_RAW_SUFFIXES, "camera RAW files are not read; export them as JPEG or TIFF"),
+    **dict.fromkeys((".psd", ".xcf", ".jxl"), "this format is not read; export it as PNG or JPEG"),
+}
+"""Suffixes of pictures that are counted as not read, and why."""
 
 
 class ImageSource(Protocol):
@@ -46,109 +71,57 @@ class FileSource(ImageSource, Protocol):
 class FolderSource:
     """All images under a folder, without hidden files and folders; ids are relative POSIX paths, sorted.
 
+    A symbolic link to a folder is followed, once. One that leads back to the folder itself or above it is not.
+
     Args:
         root (`str` or `Path`): The folder.
+        names (`Sequence[str]`, *optional*): Only these files, as relative POSIX paths.
+        prefix (`str`): What each id begins with.
+
+    Attributes:
+        skipped (`list[tuple[str, str]]`): Id and reason of each file that is a picture and is not read, such as .svg.
+        metadata (`list[Path]`): Files metadata.csv, .jsonl or .parquet beside the images (the form of `ImageFolder`).
 
     Raises:
         ValueError: If it holds no file with an image suffix.
     """
 
-    def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root)
-        self.ids = sorted(path.relative_to(self.root).as_posix() for path in _image_files(self.root))
+    def __init__(self, root: str | os.PathLike, names: Sequence[str] | None = None, prefix: str = "") -> None:
+        self.root, self.prefix = Path(root), prefix
+        files = [self.root / name for name in names] if names is not None else list(_files(self.root))
+        self._names = sorted(path.relative_to(self.root).as_posix() for path in files if is_image_file(path))
+        self.ids = [prefix + name for name in self._names]
+        self.skipped = [
+            (prefix + path.relative_to(self.root).as_posix(), unread_reason(path.suffix))
+            for path in sorted(files)
+            if unread_reason(path.suffix)
+        ]
+        self.metadata = sorted(path for path in files if path.name in METADATA_NAMES)
         if not self.ids:
+            counts = Counter(Path(id_).suffix.lower() for id_, _ in self.skipped)
+            found = "".join(
+                f" It holds {count} {suffix} files: {unread_reason(suffix)}." for suffix, count in counts.items()
+            )
             raise ValueError(
-                f"No file under {self.root} has an image suffix such as .jpg. Give another folder, or a dataset."
+                f"No file under {self.root} has an image suffix such as .jpg.{found} Give another folder, or a dataset."
             )
 
     def stamp(self, row: int) -> str:
         """Size and modification time of the file."""
-        return file_stamp(self.root / self.ids[row])
+        return file_stamp(self.root / self._names[row])
 
     def load(self, row: int) -> Any:
         """Load an image, PIL in RGB; ValueError or OSError naming the file if it is broken."""
-        return load_image(self.root / self.ids[row])
+        return load_image(self.root / self._names[row])
 
     def read_bytes(self, row: int) -> bytes:
         """Read the image's file as it is."""
-        return (self.root / self.ids[row]).read_bytes()
+        return (self.root / self._names[row]).read_bytes()
 
     def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
         """The folder's path, absolute and relative to the gallery."""
-        return {"type": "folder", **_locations(self.root, gallery_directory)}
-
-
-class DatasetSource:
-    """The image column of a `datasets` path: a local folder or Parquet file, or a Hub id.
-
-    Args:
-        path (`str`): PATH or PATH:CONFIG.
-        split (`str`, *optional*): Needed where there are several.
-        image_column (`str`, *optional*): By default the column "image", or the only column of type Image.
-        id_column (`str`, *optional*): By default "image_id", or else the row number.
-
-    Raises:
-        ValueError: If path, split or column cannot be found, or an id stands twice.
-    """
-
-    def __init__(
-        self, path: str, split: str | None = None, image_column: str | None = None, id_column: str | None = None
-    ) -> None:
-        self.path, self.config = split_config(path)
-        dataset, self.split = load_split(self.path, self.config, split)
-        self.image_column = _find_image_column(dataset, image_column)
-        self.id_column = _find_id_column(dataset, id_column)
-        self.ids = _dataset_ids(dataset, self.id_column)
-        self._columns = dataset
-        self._dataset = dataset.select_columns([self.image_column]).cast_column(
-            self.image_column, datasets.Image(decode=False)
-        )
-
-    def stamp(self, row: int) -> str:
-        """Checksum of the image's bytes; size and modification time where it is a file of its own."""
-        entry = self._entry(row)
-        if entry is None:
-            return "none"
-        return file_stamp(Path(entry["path"])) if entry["bytes"] is None else content_stamp(entry["bytes"])
-
-    def load(self, row: int) -> Any:
-        """Load an image, PIL in RGB; ValueError naming dataset, row and id if it is broken."""
-        entry = self._entry(row)
-        try:
-            if entry is None:
-                raise ValueError("the row holds no image")
-            return load_image(entry["bytes"] if entry["bytes"] is not None else entry["path"])
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{self.path} row {row} (id {self.ids[row]!r}): {error}") from error
-
-    def read_bytes(self, row: int) -> bytes:
-        """Read the image's file as it is."""
-        entry = self._entry(row) or {"bytes": b""}
-        return entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
-
-    def _entry(self, row: int) -> dict[str, Any] | None:
-        """The undecoded image of a row."""
-        entry = self._dataset[row][self.image_column]
-        return None if entry is None or (entry["bytes"] is None and entry["path"] is None) else entry
-
-    def column(self, name: str) -> list[Any]:
-        """Read another column, row by row; ValueError if there is none of that name."""
-        if name not in self._columns.features:
-            raise ValueError(f"{self.path} has no column {name!r}. Its columns are {list(self._columns.features)}.")
-        return self._columns.with_format(None)[name][:]
-
-    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """Path, config, split and columns."""
-        is_local = Path(self.path).exists()
-        places = _locations(Path(self.path), gallery_directory) if is_local else {"path": self.path}
-        return {
-            "type": "dataset",
-            **places,
-            "config": self.config,
-            "split": self.split,
-            "image_column": self.image_column,
-            "id_column": self.id_column,
-        }
+        prefix = {"prefix": self.prefix} if self.prefix else {}
+        return {"type": "folder", **locations(self.root, gallery_directory), **prefix}
 
 
 class ListSource:
@@ -199,36 +172,47 @@ class GalleryImages:
     """The images of a gallery by id, read from where its source record says they lie.
 
     Args:
-        source (`ImageSource`): The opened source.
+        record (`dict`): The gallery's source: a folder, a dataset, or several ("parts").
+        directory (`Path`): The gallery's folder.
+
+    Raises:
+        ValueError: If none of them can be found.
     """
 
-    def __init__(self, source: ImageSource) -> None:
-        self.source = source
+    def __init__(self, record: dict[str, Any], directory: Path) -> None:
+        self._folders = [(root, prefix) for root, prefix in folders_of(record, directory) if root.is_dir()]
+        others = [part for part in _parts(record) if part.get("type") != "folder"]
+        self._others = [source_from_record(part, directory) for part in others]
+        if not self._folders and not self._others:
+            raise ValueError(
+                f"The images are no longer in {_parts(record)[0]['path']}. Put them back, or index them again."
+            )
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {id_: row for row, id_ in enumerate(self.source.ids)}
+    def _rows(self) -> dict[str, tuple[FolderSource | DatasetSource, int]]:
+        return {id_: (source, row) for source in self._others for row, id_ in enumerate(source.ids)}
 
     def load(self, image_id: str) -> Any:
         """Load the image of a gallery id; ValueError if it is gone or broken."""
+        for root, prefix in self._folders:
+            path = root / image_id.removeprefix(prefix)
+            if image_id.startswith(prefix) and path.is_file():
+                return load_image(path)
         if image_id not in self._rows:
             raise ValueError(f"The image {image_id!r} is no longer there. Index the images again.")
-        return self.source.load(self._rows[image_id])
+        source, row = self._rows[image_id]
+        return source.load(row)
 
 
-def file_stamp(path: Path) -> str:
-    """Size and modification time of a file; "unreadable" where it cannot be looked at.
+def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return record["parts"] if record.get("type") == "parts" else [record]
 
-    Raises:
-        OSError: If the storage fails for a moment.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        if passing_error(error) is not None:
-            raise
-        return "unreadable"
-    return f"{status.st_size}-{status.st_mtime_ns}"
+
+def folders_of(record: dict[str, Any], directory: Path) -> list[tuple[Path, str]]:
+    """The folders of a source record, where they lie now, each with what its ids begin with; longest prefix first."""
+    folders = [part for part in _parts(record) if part.get("type") == "folder"]
+    found = [(Path(locate(part, directory)), part.get("prefix", "")) for part in folders]
+    return sorted(found, key=lambda one: -len(one[1]))
 
 
 def open_source(
@@ -240,7 +224,7 @@ def open_source(
         ValueError: If there is nothing there, or an option for datasets is given with a folder of images.
     """
     folder = Path(path)
-    if folder.is_file() and folder.suffix.lower() in IMAGE_SUFFIXES:
+    if folder.is_file() and is_image_file(folder):
         raise ValueError(f"{path} is one image. Give the folder that holds it.")
     if not folder.is_dir() or _is_dataset(folder):
         return DatasetSource(path, split, image_column, id_column)
@@ -259,31 +243,45 @@ def source_from_record(record: dict[str, Any], gallery_directory: Path) -> Folde
     """
     if record.get("type") not in ("folder", "dataset"):
         raise ValueError(f"The images came from a {record.get('type')}, and cannot be opened again by id.")
-    path = record["path"]
+    path = locate(record, gallery_directory)
     if "relative" in record and not Path(path).exists():
-        path = os.path.normpath(gallery_directory.resolve() / record["relative"])
-        if not Path(path).exists():
-            raise ValueError(f"The images are no longer in {record['path']}. Put them back, or index them again.")
+        raise ValueError(f"The images are no longer in {record['path']}. Put them back, or index them again.")
     if record["type"] == "folder":
-        return FolderSource(path)
+        return FolderSource(path, prefix=record.get("prefix", ""))
     named = f"{path}:{record['config']}" if record["config"] else path
     return DatasetSource(named, record["split"], record["image_column"], record["id_column"])
 
 
-def split_config(path: str) -> tuple[str, str | None]:
-    """Split PATH[:CONFIG] into its two parts; a path that exists as it stands has no config."""
-    head, colon, tail = path.rpartition(":")
-    if not colon or Path(path).exists() or not head or os.sep in tail:
-        return path, None
-    return head, tail
+def is_image_file(path: Path) -> bool:
+    """Whether a file's name ends as an image's that can be decoded here."""
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_SUFFIXES and not unread_reason(suffix)
 
 
-def _image_files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root, onerror=_raise_passing):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(folder) / name
+def unread_reason(suffix: str) -> str:
+    """Say why pictures with this suffix are not read; "" for other files."""
+    suffix = suffix.lower()
+    if suffix in _HEIF_SUFFIXES and not has_heif():
+        return NEEDS_HEIF
+    return _UNREAD.get(suffix, "")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files under a folder. Linked folders follow the others, and each folder is listed once."""
+    above = {root.resolve(), *root.resolve().parents}
+    seen: set[Path] = set()
+    waiting = [root]
+    while waiting:
+        for place, folders, names in os.walk(waiting.pop(0), onerror=_raise_passing):
+            folder = Path(place)
+            if folder.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(folder.resolve())
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links = [folder / name for name in folders if (folder / name).is_symlink()]
+            waiting += [link for link in links if link.resolve() not in above]
+            yield from (folder / name for name in names if not name.startswith("."))
 
 
 def _raise_passing(error: OSError) -> None:
@@ -293,7 +291,7 @@ def _raise_passing(error: OSError) -> None:
 
 
 def _is_dataset(folder: Path) -> bool:
-    """Whether a folder was written by `datasets`, holds Parquet or Arrow files, or a card that names configs."""
+    """Whether a folder was written by `datasets`, holds tables with images, or a card that names configs."""
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return True
     card = folder / "README.md"
@@ -301,88 +299,8 @@ def _is_dataset(folder: Path) -> bool:
         text = card.read_text(encoding="utf-8", errors="replace")
         if text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]:
             return True
-    return any(True for pattern in ("*.parquet", "*/*.parquet", "*.arrow") for _ in folder.glob(pattern))
-
-
-def _locations(path: Path, gallery_directory: Path | None) -> dict[str, str]:
-    places = {"path": str(path.resolve())}
-    if gallery_directory is not None:
-        with contextlib.suppress(ValueError):  # another drive on Windows
-            places["relative"] = os.path.relpath(path.resolve(), gallery_directory.resolve())
-    return places
-
-
-def load_split(path: str, config: str | None, split: str | None) -> tuple[Any, str | None]:
-    """Load one split of PATH and CONFIG; returns it and its name.
-
-    Raises:
-        ValueError: If there is nothing there, or the split is missing or must be chosen.
-    """
-    place = Path(path)
-    is_local = place.parent.is_dir() and place.parent != Path()  # the folder above is here, so the name is a typo
-    if not place.exists() and "/" in path and (is_local or not is_hub_id(path)):
-        raise ValueError(f"There is no folder and no dataset at {path}. Check the path.")
-    try:
-        if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(path)
-        elif place.is_file():
-            loaded = datasets.load_dataset(place.suffix.lstrip(".").lower(), config, data_files=path)
-        else:
-            loaded = datasets.load_dataset(path, config)
-    except Exception as error:
-        raise ValueError(
-            f"{path!r} (config {config!r}) cannot be loaded as a folder of images or a dataset: {error}. Check the "
-            "path, or name one of its configs as PATH:CONFIG."
-        ) from error
-    if not isinstance(loaded, dict):
-        return loaded, split
-    names = list(loaded)
-    if split is None and len(names) > 1:
-        raise ParameterError(f"{path} has the splits {names}. Choose one of them as split.", "split")
-    chosen = names[0] if split is None else split
-    if chosen not in loaded:
-        raise ParameterError(f"{path} has no split {chosen!r}. Its splits are {names}.", "split")
-    return loaded[chosen], chosen
-
-
-def _find_image_column(dataset: Any, image_column: str | None) -> str:
-    columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    if image_column is not None and image_column in columns:
-        return image_column
-    if image_column is None and "image" in columns:
-        return "image"
-    if image_column is None and len(columns) == 1:
-        return columns[0]
-    wanted = "has no single column of type Image" if image_column is None else f"has no image column {image_column!r}"
-    raise ParameterError(
-        f"The dataset {wanted}: its image columns are {columns}, all its columns {list(dataset.features)}. Name one as "
-        "image_column.",
-        "image_column",
-    )
-
-
-def _find_id_column(dataset: Any, id_column: str | None) -> str | None:
-    if id_column is None:
-        return "image_id" if "image_id" in dataset.features else None
-    if id_column not in dataset.features:
-        raise ParameterError(
-            f"The dataset has no id column {id_column!r}. Name one of {list(dataset.features)} as id_column.",
-            "id_column",
-        )
-    return id_column
-
-
-def _dataset_ids(dataset: Any, id_column: str | None) -> list[str]:
-    if id_column is None:
-        return [str(row) for row in range(len(dataset))]
-    first_row: dict[str, int] = {}
-    for row, value in enumerate(dataset.with_format(None)[id_column]):
-        if value is None:
-            raise ValueError(f"Row {row} of the dataset holds no id in the column {id_column!r}. Fill it in.")
-        if str(value) in first_row:
-            raise ValueError(
-                f"The id {str(value)!r} stands in rows {first_row[str(value)]} and {row} of the column {id_column!r}. "
-                "Name another as id_column."
-            )
-        first_row[str(value)] = row
-    return list(first_row)
+    tables = [path for pattern in ("*.parquet", "*/*.parquet", "*.arrow") for path in folder.glob(pattern)]
+    tables = [path for path in tables if path.name not in METADATA_NAMES]
+    if any(holds_images(path) for path in tables):
+        return True
+    return bool(tables) and not any(is_image_file(path) for path in _files(folder))

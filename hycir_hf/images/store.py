@@ -387,11 +387,6 @@ def holds_settings(directory: str | os.PathLike, settings: Mapping[str, Any]) ->
     return not path.is_file() or IMAGE_STORE.read(path)["settings"] == settings
 
 
-def content_stamp(content: bytes) -> str:
-    """The stamp of an image that is known by its bytes alone: 16 hex digits."""
-    return xxhash.xxh3_64_hexdigest(content)
-
-
 def _key(image_id: str, stamp: str) -> str:
     return f"{image_id}\0{stamp}"
 

@@ -1,131 +1,23 @@
 """Unlabeled images: a folder, a `datasets` path (streamed too), WebDataset tar shards, or CC3M's TSV beside a folder.
 
-All but streams give access by row, so that the order of training is a function of seed and step alone. Tar shards are
-indexed once by their headers, without reading the images.
+All but streams give access by row, so that the order of training is a function of seed and step alone.
 """
 
-import glob
 import logging
-import os
-import tarfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
-from ..files import passing_error
 from ..images_hycir import load_image
-from .sources import IMAGE_SUFFIXES, FolderSource, ImageSource, file_stamp, open_source, split_config
+from .shards import TarSource, compression, find_shards
+from .sources import FolderSource, ImageSource, open_source
+from .stamps import file_stamp
+from .tables import TEXT_SUFFIXES, as_id, check_place, read_rows, split_config
 
 logger = logging.getLogger(__name__)
-
-
-class TarSource:
-    """WebDataset tar shards, as img2dataset writes CC3M: files of one sample share the name before the first dot.
-
-    Args:
-        paths (`list[str]`): The shards; uncompressed.
-
-    Attributes:
-        ids (`list[str]`): The samples' keys; where two shards use the same key, SHARD/KEY, with as much of the shard's
-            path as tells the shards apart.
-        skipped (`list[tuple[str, str]]`): Key and reason of each sample without an image, and of each shard that ends
-            too early.
-
-    Raises:
-        ValueError: If no shard holds an image.
-    """
-
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = sorted(set(paths))
-        self.skipped: list[tuple[str, str]] = []
-        keys: list[str] = []
-        places: list[tuple[int, int, int]] = []
-        for shard in range(len(self.paths)):
-            for key, offset, size in self._read_headers(shard):
-                keys.append(key)
-                places.append((shard, offset, size))
-        if not keys:
-            raise ValueError(
-                f"The tar shards {self.paths[:3]} hold no image ({len(self.skipped)} samples without one). Give shards "
-                "whose samples have a .jpg, .png or .webp file."
-            )
-        self._times = [Path(path).stat().st_mtime_ns for path in self.paths]
-        self._places = np.array(places, dtype=np.int64)  # (N, 3): shard, offset, size
-        counts, names = Counter(keys), _shard_names(self.paths)
-        self.ids = [key if counts[key] == 1 else f"{names[p[0]]}/{key}" for key, p in zip(keys, places, strict=True)]
-        if self.skipped:
-            logger.warning("Skipped %d samples of %d shards; first: %s", len(self.skipped), len(paths), self.skipped[0])
-
-    def stamp(self, row: int) -> str:
-        """Shard, byte offset and size of the image, and the shard's modification time."""
-        shard, offset, size = self._places[row]
-        return f"{Path(self.paths[shard]).name}-{offset}-{size}-{self._times[shard]}"
-
-    def load(self, row: int) -> Any:
-        """Load an image, PIL in RGB; ValueError naming shard and sample if it is broken."""
-        shard, offset, size = self._places[row]
-        try:
-            with Path(self.paths[shard]).open("rb") as file:
-                file.seek(offset)
-                return load_image(file.read(size))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{self.paths[shard]}, sample {self.ids[row]}: {error}") from error
-
-    def describe(self, gallery_directory: Path | None = None) -> dict[str, Any]:
-        """The shards' names and sizes."""
-        shards = [[Path(path).name, Path(path).stat().st_size] for path in self.paths]
-        return {"type": "tar", "shards": shards}
-
-    def _read_headers(self, shard: int) -> Iterator[tuple[str, int, int]]:
-        """Give each sample's key, and its image's byte offset and size; samples without one are added to `skipped`."""
-        seen: set[str] = set()
-        found: set[str] = set()
-        try:
-            with tarfile.open(self.paths[shard], "r:") as tar:
-                end = Path(self.paths[shard]).stat().st_size
-                for member in tar:
-                    key, suffix = _split_key(member.name)
-                    if not member.isfile() or not key:
-                        continue
-                    seen.add(key)
-                    is_image_file = suffix in IMAGE_SUFFIXES and member.size and key not in found
-                    if is_image_file and member.offset_data + member.size <= end:
-                        found.add(key)
-                        yield key, member.offset_data, member.size
-                _check_end(tar)
-        except (tarfile.TarError, OSError) as error:
-            if passing_error(error) is not None:
-                raise OSError(f"Reading {self.paths[shard]} failed: {error}. Run the same command again.") from error
-            self.skipped.append((self.paths[shard], f"the shard cannot be read to its end: {error}"))
-        missing = sorted(seen - found)
-        self.skipped.extend((key, f"no image in {Path(self.paths[shard]).name}") for key in missing)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise unless the archive's members end at its end marker: tarfile takes a damaged header for the end, silently.
-
-    The marker is 1,024 zero bytes; some writers leave it at 512.
-    """
-    if tar.fileobj is None:
-        return
-    tar.fileobj.seek(tar.offset)
-    found = tar.fileobj.read(2 * tarfile.BLOCKSIZE)
-    if len(found) < tarfile.BLOCKSIZE or any(found):
-        what = "a damaged header" if found else "the file's end"
-        raise tarfile.ReadError(f"{what} at byte {tar.offset}, where the archive should continue")
-
-
-def _shard_names(paths: list[str]) -> list[str]:
-    """A name of each shard: its file's, or where several folders use the same, its path below the common folder."""
-    stems = [Path(path).stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    common = os.path.commonpath([Path(path).resolve().parent for path in paths])
-    return [Path(path).resolve().relative_to(common).with_suffix("").as_posix() for path in paths]
 
 
 class TsvSource:
@@ -292,11 +184,11 @@ class ImageStream:
             ) from error
 
     def _id_of(self, row: dict[str, Any], number: int) -> str:
-        return str(row[self.id_column]) if self.id_column else str(number)
+        return as_id(row[self.id_column], number, self.id_column) if self.id_column else str(number)
 
 
 def open_images(
-    path: str,
+    path: str | Sequence[str],
     split: str | None = None,
     image_column: str | None = None,
     id_column: str | None = None,
@@ -305,59 +197,44 @@ def open_images(
     """Open unlabeled images with access by row.
 
     Args:
-        path (`str`): A folder of images; a folder or glob of WebDataset .tar shards; a .tsv as CC3M's; or
-            PATH[:CONFIG] that `datasets` can load (a Parquet file, a dataset's folder, a Hub id).
+        path (`str` or `Sequence[str]`): A folder of images; WebDataset .tar shards (a folder, a glob, a pattern such as
+            "{000..009}.tar", several joined by "::", or a list); a .tsv as CC3M's; or PATH[:CONFIG] that `datasets`
+            can load (a table, a dataset's folder, a Hub id).
         split (`str`, *optional*): Of a dataset with several.
-        image_column (`str`, *optional*): Of a dataset; by default "image", or the only one of type Image.
+        image_column (`str`, *optional*): Of a dataset; by default "image", or the only one with images.
         id_column (`str`, *optional*): Of a dataset; by default "image_id", or else the row number.
         tsv_folder (`str`, *optional*): Where a .tsv's images lie; by default beside it.
 
     Raises:
         ValueError: If there is nothing there, or the column is missing.
     """
+    if not isinstance(path, str):
+        path = "::".join(path)
     if path.endswith(".tsv"):
         if not Path(path).is_file():
             raise ValueError(f"There is no TSV at {path}. Check the path.")
         return TsvSource(path, tsv_folder)
-    shards = _find_shards(path)
-    if shards:
-        return TarSource(shards)
-    if path.endswith(".tar"):
-        raise ValueError(f"There are no tar shards at {path}. Check the path or the glob.")
-    return open_source(path, split, image_column, id_column)
-
-
-def _find_shards(path: str) -> list[str]:
-    """The .tar files that a path, glob or folder means."""
-    if Path(path).is_dir():
-        return sorted(str(shard) for shard in Path(path).glob("*.tar"))
-    return _expand(path) if path.endswith(".tar") else []
-
-
-def _expand(pattern: str) -> list[str]:
-    """The files that a glob means, sorted."""
-    return sorted(glob.glob(pattern))  # noqa: PTH207 - a pattern may be absolute, which Path.glob refuses
-
-
-def _split_key(name: str) -> tuple[str, str]:
-    """A tar member's sample key and suffix: WebDataset splits at the first dot of the file's own name."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, dot, suffix = base.partition(".")
-    return (f"{folder}{slash}{stem}" if stem else "", f".{suffix.lower()}" if dot else "")
+    shards = find_shards(path)
+    return TarSource(shards) if shards else open_source(path, split, image_column, id_column)
 
 
 def _load_stream(path: str, split: str) -> Any:
     try:
-        shards = _find_streamed_shards(path)
+        shards = find_shards(path)
+        wrong = next((shard for shard in shards if "://" not in shard and compression(shard)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong}: {compression(wrong)}")
         if shards:
             return datasets.load_dataset("webdataset", data_files={split: shards}, split=split, streaming=True)
         place, config = split_config(path)
-        if Path(place).is_file():
-            kind = Path(place).suffix.lstrip(".").lower()
-            kind = _BUILDERS.get(kind, kind)
+        if "://" not in place:
+            check_place(place)
+        file = Path(place)
+        if file.is_file() and file.suffix.lower() in TEXT_SUFFIXES:
+            return datasets.IterableDataset.from_generator(_rows_of_file, gen_kwargs={"path": file})
+        if file.is_file():
+            kind = file.suffix.lstrip(".").lower()
             return datasets.load_dataset(kind, data_files={split: place}, split=split, streaming=True)
-        if os.sep in place and place.startswith((".", os.sep)) and not Path(place).exists():
-            raise ValueError("there is nothing there")
         return datasets.load_dataset(place, config, split=split, streaming=True)
     except Exception as error:  # datasets raises nearly everything
         raise ValueError(
@@ -366,17 +243,10 @@ def _load_stream(path: str, split: str) -> Any:
         ) from error
 
 
-_BUILDERS = {"jsonl": "json", "ndjson": "json"}
-"""A file's suffix -> the builder of `datasets` that reads it, where the names differ."""
-
-
-def _find_streamed_shards(path: str) -> list[str] | str:
-    """Find the tar shards that a stream's path means, or their address elsewhere; nothing for other datasets."""
-    pattern = path.removeprefix("webdataset:")  # which `datasets` would call them
-    shards = _find_shards(pattern) or (_expand(pattern) if pattern != path else [])
-    if not shards and "://" not in pattern and pattern.endswith(".tar"):
-        raise ValueError("there is no such file")
-    return shards or (pattern if pattern != path or pattern.endswith(".tar") else [])
+def _rows_of_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a text table; a path of an image is relative to the table's folder."""
+    for row in read_rows(path):
+        yield row | {"image": str(path.parent / row["image"])} if isinstance(row.get("image"), str) else row
 
 
 def _choose(columns: list[str], wanted: str | None, usual: tuple[str, ...], path: str) -> str:

@@ -6,7 +6,7 @@ or after images were added, changed or removed, encodes only what is new. Traini
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..images import FeatureStore, FolderSource, ImageEncoder, ImageSource, Imag
 from ..images.features import check_not_empty, unit_rows
 from ..images.store import holds_settings
 from .gallery import Gallery
+from .gallery_files import MANIFEST_NAME
 from .indexes import check_index_type
 
 FEATURES_NAME = "features"
@@ -24,14 +25,18 @@ FEATURES_NAME = "features"
 
 @dataclass
 class IndexReport:
-    """What `index_images` did.
+    """What `index_images` did, compared with the gallery that was there before.
 
     Args:
         gallery (`Gallery`): As saved.
         num_encoded (`int`): Images encoded by this call.
         num_reused (`int`): Images whose features were stored before.
-        skipped (`list[tuple[str, str]]`): Id and reason of each image that cannot be read.
+        skipped (`list[tuple[str, str]]`): Id and reason of each image that is not in the gallery.
         seconds (`float`): Encoding time of this call.
+        added (`list[str]`): Ids that are new.
+        changed (`list[str]`): Ids that stayed, of images that are others now.
+        removed (`list[str]`): Ids that are gone.
+        kept (`int`): Number of images that stayed as they were.
     """
 
     gallery: Gallery
@@ -39,11 +44,15 @@ class IndexReport:
     num_reused: int
     skipped: list[tuple[str, str]]
     seconds: float
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    kept: int = 0
 
 
 def index_images(
     encoder: ImageEncoder,
-    source: ImageSource | FeatureStore,
+    source: ImageSource | FeatureStore | Callable[[], ImageSource],
     output: str | os.PathLike,
     *,
     encoder_fingerprint: str | None = None,
@@ -62,7 +71,7 @@ def index_images(
     Args:
         encoder (`ImageEncoder`): Makes the features, such as `FeatureEncoder(model, processor)`.
         source (`ImageSource` or `FeatureStore`): See `open_images`; or stored features of the same encoder, of which
-            the gallery is made without encoding.
+            the gallery is made without encoding. A function is called once no other process writes to `output`.
         output (`str` or `Path`): The gallery's folder; a gallery that it holds is replaced.
         encoder_fingerprint (`str`, *optional*): Identifies the encoder of the gallery; checked by searches.
         model_path (`str`, *optional*): Recorded in the manifest for `hycir search`.
@@ -81,14 +90,16 @@ def index_images(
     if isinstance(source, FolderSource) and source.root.resolve() == output.resolve():
         raise ValueError(f"{output} is the folder of the images. Choose another folder for the gallery.")
     with single_writer(output / ".lock", output):
-        directory = output / FEATURES_NAME
+        directory, before = output / FEATURES_NAME, read_stamps(output)
+        source = source() if callable(source) else source
         if isinstance(source, FeatureStore):
             source.check("encoder", encoder.settings["encoder"])
             gallery = gallery_of_store(source.store, encoder_fingerprint, model_path, index_type)
             gallery.save(output)
             if source.store.directory.resolve() != directory.resolve():
                 ImageStore.remove(directory)
-            return IndexReport(gallery, 0, len(gallery), source.store.skipped, 0.0)
+            made = IndexReport(gallery, 0, len(gallery), source.store.skipped, 0.0)
+            return _compared(made, before, source.store)
         if not holds_settings(directory, encoder.settings):
             ImageStore.remove(directory)
         store, report = encode_images(
@@ -104,7 +115,35 @@ def index_images(
         check_not_empty(store)
         gallery = gallery_of_store(store, encoder_fingerprint, model_path, index_type, source.describe(output))
         gallery.save(output)
-    return IndexReport(gallery, report.num_encoded, report.num_reused, store.skipped, report.seconds)
+    skipped = [*getattr(source, "skipped", ()), *store.skipped]
+    done = IndexReport(gallery, report.num_encoded, report.num_reused, skipped, report.seconds)
+    return _compared(done, before, store)
+
+
+def read_stamps(output: Path) -> dict[str, str]:
+    """Id -> stamp of each image in a gallery's folder; "" where the gallery has no features of its own."""
+    if not (output / MANIFEST_NAME).is_file():
+        return {}
+    try:
+        ids = Gallery.load(output, mmap=True).ids
+    except ValueError:  # damaged or of another version: all is made anew
+        return {}
+    try:
+        store = ImageStore.open(output / FEATURES_NAME)
+    except (FileNotFoundError, ValueError):
+        return dict.fromkeys(ids, "")
+    stamps = dict(zip(store.ids, store.stamps(), strict=True))
+    return {id_: stamps.get(id_, "") for id_ in ids}
+
+
+def _compared(report: IndexReport, before: dict[str, str], store: ImageStore) -> IndexReport:
+    """Fill in what was added, changed, removed and kept."""
+    now = dict(zip(store.ids, store.stamps(), strict=True))
+    report.added = [id_ for id_ in now if id_ not in before]
+    report.changed = [id_ for id_, stamp in now.items() if before.get(id_, "") not in ("", stamp)]
+    report.removed = [id_ for id_ in before if id_ not in now]
+    report.kept = len(now) - len(report.added) - len(report.changed)
+    return report
 
 
 def gallery_of_store(

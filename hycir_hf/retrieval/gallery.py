@@ -13,7 +13,7 @@ from ..modeling_hycir import HyCIRModel
 from ..processing_hycir import HyCIRProcessor
 from ..settings import ParameterError
 from . import indexes
-from .gallery_files import read_gallery, write_gallery
+from .gallery_files import find_model, read_gallery, record_places, write_gallery
 from .inputs import PerQueryIds, as_features, check_ids, check_new_ids, per_query_ids
 from .results import RetrievalResults
 
@@ -295,8 +295,7 @@ class Gallery:
             "count": len(self),
             "dim": self.dim,
             "encoder_fingerprint": self.encoder_fingerprint,
-            "model": self.model_path,
-            "source": self.source,
+            **record_places(self.model_path, self.source, Path(directory)),
         }
         write_gallery(Path(directory), self._index, {"ids": self._ids, "keys": keys}, facts)
 
@@ -319,7 +318,7 @@ class Gallery:
             entries["ids"],
             index_type=manifest["kind"],
             encoder_fingerprint=manifest["encoder_fingerprint"],
-            model_path=manifest["model"],
+            model_path=find_model(manifest, Path(directory)),
             source=manifest["source"],
             keys=None if entries["keys"] is None else np.asarray(entries["keys"], dtype=np.int64),
         )

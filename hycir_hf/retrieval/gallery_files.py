@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..files import read_record, sync, write_json
 from ..formats import GALLERY, GALLERY_IDS
+from ..images.stamps import locate, locations
 from . import indexes
 from .indexes import faiss
 
@@ -85,6 +86,32 @@ def read_gallery(directory: Path, mmap: bool) -> tuple[dict[str, Any], Any, dict
                 break
     missing = [name for name in manifest["files"] if not (directory / name).exists()]
     raise ValueError(f"The files {missing} of the gallery {directory} are missing. {GALLERY.remedy}")
+
+
+def record_places(model: str | None, source: dict[str, Any] | None, directory: Path) -> dict[str, Any]:
+    """Return what a manifest says of model and images: Hub ids as they are, local folders also relative to the gallery.
+
+    So a folder that holds a gallery, its model and its images can be copied to another place.
+    """
+    places = locations(Path(model), directory) if model and Path(model).exists() else {}
+    near = {"model_relative": places["relative"]} if "relative" in places else {}
+    return {"model": model, **near, "source": _with_relative(source, directory)}
+
+
+def _with_relative(source: dict[str, Any] | None, directory: Path) -> dict[str, Any] | None:
+    if source and "parts" in source:
+        return {**source, "parts": [_with_relative(part, directory) for part in source["parts"]]}
+    is_local = source is not None and "path" in source and Path(source["path"]).is_absolute()
+    if not source or not is_local or not Path(source["path"]).exists():
+        return source
+    return {**source, **locations(Path(source["path"]), directory)}
+
+
+def find_model(manifest: dict[str, Any], directory: Path) -> str | None:
+    """The model of a manifest: its folder, where that lies now, or its Hub id."""
+    if manifest["model"] is None:
+        return None
+    return locate({"path": manifest["model"], "relative": manifest.get("model_relative", "")}, directory)
 
 
 def _read_files(directory: Path, manifest: dict[str, Any], mmap: bool) -> tuple[Any, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The reference images of composed queries, named by path or by gallery id."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Sequence
@@ -7,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..images.sources import GalleryImages, source_from_record
+from ..images.sources import GalleryImages, folders_of
 from ..images_hycir import load_image
+from ..settings import ParameterError
 from .gallery import Gallery
 
 
@@ -35,7 +37,26 @@ def open_gallery_images(gallery: Gallery, directory: str | os.PathLike) -> Galle
     """
     if gallery.source is None:
         raise ValueError(f"The gallery {directory} does not say where its images lie. Make it with `hycir index`.")
-    return GalleryImages(source_from_record(gallery.source, Path(directory)))
+    return GalleryImages(gallery.source, Path(directory))
+
+
+def moved_source(source: dict[str, Any] | None, images: str | os.PathLike) -> dict[str, Any]:
+    """Return a gallery's source record for images that lie in another place now.
+
+    Args:
+        source (`dict`, *optional*): The gallery's record. Of several folders, the first is replaced.
+        images (`str` or `Path`): Where the images lie, with the same names below it.
+
+    Raises:
+        ValueError: If there is nothing there, or the images came from tar shards or a .tsv.
+    """
+    record = source or {"type": "folder"}
+    if record["type"] == "parts":
+        return {**record, "parts": [moved_source(record["parts"][0], images), *record["parts"][1:]]}
+    if record["type"] not in ("folder", "dataset") or not Path(images).exists():
+        reason = "is not there" if not Path(images).exists() else f"cannot replace images of a {record['type']}"
+        raise ParameterError(f"{images} {reason}. Give the folder of the gallery's images.", "images")
+    return {**{key: value for key, value in record.items() if key != "relative"}, "path": str(Path(images).resolve())}
 
 
 def read_references(gallery: Gallery, directory: str | os.PathLike | None, references: Sequence[Any]) -> References:
@@ -73,17 +94,10 @@ def read_references(gallery: Gallery, directory: str | os.PathLike | None, refer
 
 
 def _id_of_path(gallery: Gallery, directory: str | os.PathLike | None, path: Path) -> str | None:
-    """The gallery id of an image file, if the gallery was made from a folder that holds it."""
-    if gallery.source is None or gallery.source["type"] != "folder":
-        return None
-    roots = [Path(gallery.source["path"])]
-    if "relative" in gallery.source and directory is not None:
-        roots.append(Path(directory) / gallery.source["relative"])
-    for root in roots:
-        try:
-            id_ = path.resolve().relative_to(root.resolve()).as_posix()
-        except ValueError:
-            continue
-        if id_ in gallery:
-            return id_
+    """The gallery id of an image file, if the gallery was made from folders and one of them holds it."""
+    for root, prefix in folders_of(gallery.source, Path(directory or ".")) if gallery.source else ():
+        with contextlib.suppress(ValueError):  # it lies elsewhere
+            id_ = prefix + path.resolve().relative_to(root.resolve()).as_posix()
+            if id_ in gallery:
+                return id_
     return None

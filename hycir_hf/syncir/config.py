@@ -42,7 +42,12 @@ class SynCirConfig(Settings):
     captioner: str = setting(
         "Salesforce/blip-image-captioning-base", "Captioning model (paper: BLIP).", group="Captions"
     )
-    caption_column: str | None = setting(None, "Dataset column that already holds captions, instead of a captioner.")
+    captions: str | None = setting(
+        None,
+        "File with captions: CSV, TSV, JSON lines or Parquet, with a column image_id or file_name and a column caption "
+        "or text. By default metadata.csv or .jsonl beside the images, if there is one; 'model' asks the captioner.",
+    )
+    caption_column: str | None = setting(None, "Column that holds the captions: of the dataset, or of that file.")
 
     api: Literal["chat", "batch", "local"] = setting(
         "chat",

@@ -72,6 +72,7 @@ def build_recipe(
     *,
     key: str,
     generator: str,
+    captions_by: str,
     thresholds: dict[str, float],
     counts: dict[str, Any],
     histogram: list[str],
@@ -79,14 +80,13 @@ def build_recipe(
     """Make the content of `recipe.json`; `key` is `recipe_key(...)`, `generator` the name of the LLM."""
     record = public_record(source, output)
     place = (record["path"], record.get("config"), record.get("split"))
-    column = config.caption_column
     return {
         **TRIPLETS.header(),
         "settings": public_settings(config),
         "source": ":".join(part for part in place if part),
         "source_record": record,
         "generator": public_path(generator),
-        "captions_by": f"`{public_path(config.captioner)}`" if column is None else f"the column `{column}`",
+        "captions_by": captions_by,
         "thresholds": thresholds,
         "counts": counts,
         "histogram": histogram,

@@ -14,6 +14,7 @@ from ..files import read_json, single_writer
 from ..formats import TRIPLETS
 from ..images import FileSource, open_source
 from ..names import public_path
+from .captions import read_captions
 from .config import SynCirConfig
 from .dataset import RECIPE, finish_move, write_dataset
 from .filter import EQUAL_CAPTIONS, split_triplets
@@ -62,7 +63,8 @@ def build_triplets(
         `dict`: The recipe with settings, thresholds and counts; None if `until` ends the run early.
 
     Raises:
-        ValueError: If there are no pairs, the endpoint refuses, a setting is wrong, or another shard is not done.
+        ValueError: If there are no pairs, a given caption is missing, the endpoint refuses, a setting is wrong, or
+            another shard is not done.
     """
     return SynCirRun(images, output, config, models, device, progress).run(until, num_shards, shard_index)
 
@@ -86,7 +88,8 @@ class SynCirRun:
         self.source, self.output, self.device = source, Path(output), device
         self.config = config or SynCirConfig()
         loaded = LoadedModels(models or SynCirModels(), self.config, device)
-        self._work = Workplace(source, self.output / ".work", self.config, loaded, progress)
+        given = read_captions(source, self.config.captions, self.config.caption_column)
+        self._work = Workplace(source, self.output / ".work", self.config, loaded, progress, given)
         self._features = FeatureStage(self._work)
         self._pairs = PairStage(self._work, self._features)
         self._captions = CaptionStage(self._work, self._features)
@@ -143,6 +146,7 @@ class SynCirRun:
             self.output,
             self.config,
             key=self._key,
+            captions_by=self._work.given.origin if self._work.given else f"`{public_path(self.config.captioner)}`",
             generator=generator,
             thresholds=scoring.thresholds,
             counts=counts,
@@ -158,7 +162,8 @@ class SynCirRun:
 
     @cached_property
     def _key(self) -> str:
-        return recipe_key(self._work.source_key, self.config)
+        given = f" {self._work.given.key}" if self._work.given else ""
+        return recipe_key(self._work.source_key + given, self.config)
 
     def _finished(self) -> dict[str, Any] | None:
         """The recipe of a dataset that these settings and images made before; None if questions are still open."""

@@ -19,6 +19,7 @@ from PIL.Image import Image
 from ..files import atomic_file
 from ..images import FileSource, ImageStore, encode_images
 from ..images.store import key_of
+from .captions import GivenCaptions
 from .config import SynCirConfig
 from .models import LoadedModels
 from .pairs import find_image_groups, pairs_of_groups
@@ -42,6 +43,7 @@ class Workplace:
         config (`SynCirConfig`): Settings.
         models (`LoadedModels`): The models.
         progress (`bool`): Whether to show progress bars.
+        given (`GivenCaptions`, *optional*): Captions that are there already.
     """
 
     source: FileSource
@@ -49,6 +51,7 @@ class Workplace:
     config: SynCirConfig
     models: LoadedModels
     progress: bool
+    given: GivenCaptions | None = None
 
     @cached_property
     def source_key(self) -> str:
@@ -251,7 +254,7 @@ class PairStage:
 
 
 class CaptionStage:
-    """Caption each image, or read its caption from a column of the dataset.
+    """Caption each image, unless its caption is given.
 
     *Input*: the images. *Output*: one caption for each image; None where the image cannot be read.
     """
@@ -271,21 +274,18 @@ class CaptionStage:
         return lambda images: [storable(text) for text in caption(images)]
 
     def run(self, num_shards: int = 1, shard_index: int = 0) -> None:
-        """Caption this shard's images, unless their captions come from a column."""
-        if self.work.config.caption_column is None:
+        """Caption this shard's images, unless their captions are given."""
+        if self.work.given is None:
             self._values.run(num_shards, shard_index)
 
     @cached_property
     def captions(self) -> list[str | None]:
         """The captions, in the order of the source."""
-        name = self.work.config.caption_column
-        if name is None:
+        given = self.work.given
+        if given is None:
             return self._values.texts()
-        column = getattr(self.work.source, "column", None)
-        if column is None:
-            raise ValueError("caption_column needs a dataset, but the images are in a folder. Leave it out.")
         unreadable = self.features.values.unreadable
-        return [None if row in unreadable else storable(str(text or "")) for row, text in enumerate(column(name))]
+        return [None if row in unreadable else text for row, text in enumerate(given.texts)]
 
 
 def storable(text: str) -> str:

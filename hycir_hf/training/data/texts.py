@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ...files import read_json
-from ...images.sources import load_split, split_config
+from ...images.tables import load_split, split_config
 
 _TEXT_COLUMNS = ("text", "caption", "query_text")
 
@@ -34,6 +34,11 @@ def read_texts(path: str, column: str | None = None) -> list[str]:
             wanted = repr(column) if column else f"one of {list(_TEXT_COLUMNS)}"
             raise ValueError(f"Expected the column {wanted} in {path}, but found {list(dataset.features)}.")
         texts = list(dataset[names[0]])
+        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Row {wrong} of {path} holds {texts[wrong]!r} as {names[0]!r}, which is no text. Fill it in."
+            )
     found = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     if not found:
         raise ValueError(f"There are no texts in {path}. Give another file.")

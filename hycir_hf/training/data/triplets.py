@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from datasets import load_dataset
 from torch import Tensor
@@ -18,6 +16,7 @@ from ...files import read_json, read_record
 from ...images import FeatureStore
 from ...images.sources import FolderSource, ImageSource, source_from_record
 from ...images.streams import open_images
+from ...images.tables import as_id, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -195,20 +194,23 @@ def _open_table(path: str, images: str | None, split: str | None) -> Triplets:
     return Triplets(*_columns(table, path), open_images(images), path)
 
 
-def _read_table(path: Path) -> pa.Table:
-    if path.suffix == ".csv":
-        as_written = pa.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))  # "007" is an id
-        return pa.csv.read_csv(path, pa.csv.ReadOptions(), pa.csv.ParseOptions(newlines_in_values=True), as_written)
-    return pa.json.read_json(path) if path.suffix == ".jsonl" else pq.read_table(path)
+def _read_table(path: Path) -> Any:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    rows = list(read_rows(path))  # texts stay as they are: "007" and "2024-01-01" are ids
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _columns(loaded: Any, path: str) -> tuple[list[str], list[str], list[Any]]:
-    """Reference ids, target ids and query texts of an Arrow table, or of a dataset in that format."""
-    missing = [column for column in COLUMNS if column not in loaded.column_names]
+    """Reference ids, target ids and query texts of columns by name, an Arrow table, or a dataset in that format."""
+    names = list(loaded) if isinstance(loaded, dict) else loaded.column_names
+    missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise ValueError(f"Expected the columns {list(COLUMNS)} in {path}, but found {loaded.column_names}.")
-    reference_ids, target_ids, texts = (loaded[column][:].to_pylist() for column in COLUMNS)
-    return [*map(str, reference_ids)], [*map(str, target_ids)], texts
+        raise ValueError(f"Expected the columns {list(COLUMNS)} in {path}, but found {names}.")
+    values = [loaded[one] if isinstance(loaded, dict) else loaded[one][:].to_pylist() for one in COLUMNS]
+    ids = [[as_id(id_, row, name) for row, id_ in enumerate(values[column])] for column, name in enumerate(COLUMNS[:2])]
+    return ids[0], ids[1], values[2]
 
 
 def _open_lasco(path: str, images: str | None, split: str | None) -> Triplets:
