@@ -69,7 +69,9 @@ class DualEncoder:
     def allow_tracing(self, encoder: PreTrainedModel) -> None:
         """Prepare for `torch.compile` and `torch.export`: compiled code can neither add a hook nor remove one."""
         embedding = self.text_model(encoder).get_input_embeddings()
-        embedding.register_forward_hook(_write_in_compiled_code)
+        handle = embedding.register_forward_hook(_write_in_compiled_code)
+        # The same key in every model: `datasets` takes equal models for equal by their pickles.
+        embedding._forward_hooks[-1] = embedding._forward_hooks.pop(handle.id)
         embedding.to_write = None
 
     def logit_scale(self, encoder: PreTrainedModel) -> Tensor:

@@ -67,9 +67,10 @@ def make(
     facts, evaluation = hycir_hf.Gallery.load(gallery), hycir_hf.evaluation
     folder = Path(triplets or f"{Path(output).with_suffix('')}-triplets")
     images = hycir_hf.retrieval.open_gallery_images(facts, gallery)
-    if triplets is None:
+    if triplets is None and facts.source is not None:
+        source = hycir_hf.images.sources.source_from_record(facts.source, Path(gallery))
         chosen = SynCirConfig.from_yaml(None, **{"store_images": "reference", "max_pairs": 2 * n, **given})
-        hycir_hf.syncir.SynCirRun(images.source, folder, chosen, device=device or default_device()).run()
+        hycir_hf.syncir.SynCirRun(source, folder, chosen, device=device or default_device()).run()
     table = folder / "triplets.parquet" if folder.is_dir() else folder
     if triplets is None and not table.exists():
         raise ValueError(f"SynCir kept no triplet. {folder / 'report.html'} says why.")
