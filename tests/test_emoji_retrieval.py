@@ -38,4 +38,4 @@ def test_every_method_leaves_the_reference_out_and_gives_unit_features(tiny):
     ]
     report = evaluate_methods(model, processor, gallery, features, queries)
     assert all(recalls == {"R@1": 0, "R@5": 0, "R@10": 0, "R@50": 0} for recalls in report.values())
-    assert table_rows(report)[0] == ["image only", "0.0", "0.0", "0.0", "0.0"]
+    assert table_rows(report)[0] == ["image only", "0.00", "0.00", "0.00", "0.00"]
