@@ -19,6 +19,8 @@ from .names import naming_model, resolve_model
 from .processing_hycir import HyCIRProcessor
 from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, read_references
 from .retrieval.queries import compose, encode_texts
+from .retrieval.terms import WITHOUT_WEIGHT, Query, encode_terms, read_terms
+from .settings import ParameterError
 
 BATCH_SIZE = 64
 
@@ -259,9 +261,10 @@ class ImageRetriever:
     def search(
         self,
         image: Any = None,
-        text: str = "",
+        text: Any = "",
         k: int = 10,
         *,
+        without: Any = (),
         exclude_ids: Sequence[str] = (),
         restrict_to: Sequence[str] | None = None,
         keep_reference: bool = False,
@@ -271,8 +274,10 @@ class ImageRetriever:
         Args:
             image (*optional*): The reference: a path, a gallery id, or an image in memory; or a list of several. None
                 searches by the text alone.
-            text (`str`): What to change; "" searches by the image alone.
+            text (`str`): What to change, or a list of several texts; "" searches by the image alone.
             k (`int`): Number of results.
+            without (`str`): What results should not show, or a list of several texts. Each image and text, here too,
+                may be a `(term, weight)` pair; `retrieval.terms` has the arithmetic.
             exclude_ids (`Sequence[str]`): Gallery ids that are left out.
             restrict_to (`Sequence[str]`, *optional*): The only gallery ids that are searched.
             keep_reference (`bool`): Whether a reference that is itself in the gallery may be found.
@@ -281,19 +286,20 @@ class ImageRetriever:
             `RetrievalResults` with one row: `results[0]` holds (id, score) pairs, best first.
 
         Raises:
-            ValueError: If there is neither image nor text, or an image is broken or unknown.
+            ValueError: If there is neither image nor text, an image is broken or unknown, a weight is not above 0, or
+                the terms cancel out.
         """
-        if image is None:
-            if not text.strip():
-                raise ValueError("A search needs an image, a text, or both, but found neither.")
-            features, own_ids = self.encoder.encode_texts([text]), []
-        else:
-            references = read_references(self.gallery, self.directory, image if isinstance(image, list) else [image])
-            features, own_ids = self.encoder.encode_queries([references.images], [text]), references.gallery_ids
+        terms = read_terms(image)
+        references = read_references(self.gallery, self.directory, [term for term, _ in terms])
+        images = [(one, weight) for one, (_, weight) in zip(references.images, terms, strict=True)]
+        query = Query(images, read_terms(text), read_terms(without, WITHOUT_WEIGHT))
+        features = encode_terms(self.encoder, [query])  # (1, D)
+        if not features.any():
+            raise ParameterError("The terms of the query cancel out. Change a weight.", "text", "without")
         for name, ids in (("exclude_ids", exclude_ids), ("restrict_to", restrict_to)):
             if isinstance(ids, str):
                 raise ValueError(f"{name} must be a list of ids, not the string {ids!r}. Wrap it in a list.")
-        excluded = sorted({*exclude_ids, *([] if keep_reference else own_ids)})
+        excluded = sorted({*exclude_ids, *([] if keep_reference else references.gallery_ids)})
         candidates = None if restrict_to is None else list(restrict_to)
         return self.gallery.search(features, k=k, exclude_ids=excluded, restrict_to=candidates)
 

@@ -6,6 +6,7 @@ gallery.py  Gallery: search, add, remove, save, load
 ranking.py  whole galleries ranked for many queries at once: what benchmarks need
 build.py    encoding a source into a gallery, resumable
 queries.py  query features: the mapper, and the ways that need no training
+terms.py    weighted and negative terms of a query
 references.py  the reference images of a query, by path or gallery id
 milvus.py   a gallery in a vector database (extra `milvus`; not imported from here)
 """
