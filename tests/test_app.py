@@ -128,7 +128,7 @@ def test_a_huge_picture_in_a_small_file_is_refused_undecoded(searcher, monkeypat
     buffer = io.BytesIO()
     Image.new("1", size).save(buffer, "PNG")
     assert len(buffer.getvalue()) < 50_000
-    monkeypatch.setattr("hycir_hf.app.answering.load_image", None)
+    monkeypatch.setattr("hycir_hf.images.uploads.load_image", None)
     refused = upload(Session(), searcher, buffer.getvalue())
     found = (
         "more than 50,000,000" if size[0] == 14000 else f"{size[0]} x {size[1]}"

@@ -57,7 +57,7 @@ def test_help_and_import_load_nothing_heavy(code, option):
 
 
 COMMANDS = [
-    *("index", "search", "app", "features", "train", "convert", "push"),
+    *("index", "search", "app", "serve", "features", "train", "convert", "push"),
     *("syncir", "syncir run", "syncir estimate", "syncir refilter"),
     *("evaluate", "evaluate run", "evaluate score", "evaluate compare"),
 ]
