@@ -7,12 +7,14 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -23,12 +25,15 @@ from conftest import build_model, build_processor, random_picture
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from hycir_hf.cli.main import main
+from hycir_hf.cli.main import build_app, main
 from hycir_hf.hosts import listen
 from hycir_hf.retriever import HyCIREncoder, ImageRetriever
 from hycir_hf.serving import build_service
 
 KEY = "s3cret"
+ROOT = Path(__file__).parents[1]
+SERVICE = ROOT / "examples" / "service"
+HAS_DOCKER = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -504,7 +509,7 @@ def test_a_gallery_that_cannot_be_loaded_changes_nothing(retriever, saved, tmp_p
 
 
 def start_command(saved, *words, **environment):
-    code = "import sys; from hycir_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from hycir_hf.cli.main import build_app, main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "serve", str(saved / "gallery"), "--port", "0", *words]
     process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
     lines = []
@@ -536,6 +541,43 @@ def test_the_command_serves_logs_and_ends(saved, stop):
         ("POST", "/search", 200),
     ]
     assert KEY not in log and "private" not in log and all(one["seconds"] >= 0 for one in requests)
+
+
+@pytest.mark.slow
+def test_the_example_clients(retriever, saved):
+    image = str(saved / "photos" / "day" / "0.png")
+    with running(retriever, api_key=KEY) as address:
+        environment = os.environ | {"HYCIR_URL": address, "HYCIR_API_KEY": KEY}
+        command = [sys.executable, str(SERVICE / "client.py"), image, "make it night"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        first, *_, best, vector = done.stdout.splitlines()
+        expected = retriever.search(random_picture(0), "make it night", k=1)[0][0]
+        assert first == f"1  {expected[1]:+.4f}  {expected[0]}"
+        assert best.rpartition(" ")[2] in retriever.gallery and "24" in vector
+        refused = subprocess.run(command, env=environment | {"HYCIR_API_KEY": "x"}, capture_output=True, text=True)
+        assert refused.returncode == 1 and "401" in refused.stderr and "Traceback" not in refused.stderr
+        if shutil.which("curl"):
+            command = [str(SERVICE / "curl.sh"), image, "make it night"]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            health, by_file, by_text, _ = map(str.strip, filter(None, done.stdout.split("\n", 3)))
+            assert json.loads(health)["images"] == 24 and json.loads(by_file)["results"][0]["image_id"] == expected[0]
+            assert len(json.loads(by_text)["results"]) == 3
+
+
+def test_the_dockerfile_copies_what_is_there_and_serves(monkeypatch):
+    lines = (SERVICE / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    sources = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert "hycir_hf" in sources and all((ROOT / name).exists() for name in sources)
+    words = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith(("ENTRYPOINT", "CMD"))]
+    command, bound, _ = build_app().parse_args([*words[0][1:], *words[1]])
+    assert command.__name__ == "serve" and bound.arguments["host"] == "0.0.0.0" and bound.arguments["port"] == 8000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_DOCKER, reason="needs docker with a running daemon")
+def test_the_image_builds():
+    command = ["docker", "build", "-f", str(SERVICE / "Dockerfile"), "-t", "hycir-serve-test", str(ROOT)]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
 
 
 def test_the_commands_stupid_inputs(saved, tmp_path, capsys, monkeypatch):

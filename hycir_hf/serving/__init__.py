@@ -8,8 +8,8 @@ service.py   build_service and serve: the endpoints
 
 try:
     import fastapi  # noqa: F401
-    import python_multipart  # noqa: F401
     import prometheus_client  # noqa: F401
+    import python_multipart  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as error:
     raise ImportError(
