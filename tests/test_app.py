@@ -217,6 +217,15 @@ def test_no_file_is_served(served, emoji, route, path):
     assert caught.value.code in (403, 404) and b"root:" not in caught.value.read()
 
 
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
+def test_another_site_cannot_reach_the_page(served, headers):
+    data = {"data": ["make it red", "", "text only", 3]}
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data).status_code == 200
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=headers).status_code == 403
+    own = {"Origin": served}
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=own).status_code == 200
+
+
 def test_uploads_are_limited_and_never_served(served):
     small, large = (
         httpx.post(served + "/gradio_api/upload", files={"files": ("a.png", b"x" * size)}) for size in (1000, 1_100_000)
