@@ -196,6 +196,8 @@ Image.new("1", (13000, 13000)).save(BOMB, "PNG")
         ({"references": [{"image": "file:///etc/passwd"}]}, 400, "URL"),
         ({"references": [{"image": base64.b64encode(BOMB.getvalue()).decode()}]}, 413, "pixels"),
         ({"references": ["day/0.png"] * 17}, 400, "references"),
+        ({"text": "red", "filter": ""}, 400, "filter"),
+        ({"text": "red", "filter": "*a" * 300}, 400, "filter"),
     ],
 )
 def test_what_cannot_be_answered_says_why(client, asked, status, fact):
@@ -216,6 +218,16 @@ def test_bodies_of_other_kinds_are_refused(client):
     message(client.post("/v1/embeddings", content=deep, headers={"content-type": "application/json"}), 400)
     message(client.get("/search"), 405)
     message(client.get("/nosuch"), 404)
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_service(client, url, caplog):
+    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    count = ("hycir_requests_total", "/search", "400")
+    before = metrics(url).get(count, 0)
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.sendall(head.encode())
+    wait_until(lambda: metrics(url).get(count, 0) == before + 1)
+    assert metrics(url)[("hycir_waiting_requests",)] == 0 and "Traceback" not in caplog.text
 
 
 def test_images_that_are_gone_are_said_without_folders(retriever, saved, tmp_path):
@@ -373,7 +385,9 @@ def chunks(size):
         yield b"x" * 2**16
 
 
-def test_large_requests_are_refused(retriever):
+def test_large_requests_are_refused(retriever, client):
+    noise = png(size=(2600, 2200))  # 17 MB
+    assert len(ranking(client.post("/search", files={"image": noise}))) == 10
     with running(retriever, max_request_mb=1) as address, httpx.Client(base_url=address) as client:
         large = {"references": [{"image": "a" * 2**21}]}
         assert "bytes" in message(client.post("/search", json=large), 413)
@@ -527,7 +541,7 @@ def test_the_command_serves_logs_and_ends(saved, stop):
     try:
         assert httpx.post(f"{address}/search", json={"text": "red"}).status_code == 401
         headers = {"authorization": f"Bearer {KEY}"}
-        answer = httpx.post(f"{address}/search", headers=headers, json={"text": "a private text"}, timeout=60)
+        answer = httpx.post(f"{address}/search", headers=headers, json={"text": "a private text " * 60}, timeout=60)
         assert len(answer.json()["results"]) == 10
         process.send_signal(stop)
         _, log = process.communicate(timeout=60)

@@ -46,6 +46,7 @@ ImageBytes = Annotated[
     bytes, BeforeValidator(decode_image), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
 ]
 Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Pattern = Annotated[str, Field(min_length=1, max_length=500)]
 ShortText = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
@@ -85,7 +86,9 @@ class SearchRequest(_Strict):
     without: Texts = Field("", description="What results should not show.")
     k: int = Field(10, ge=1, le=MAX_K, description="Number of results.")
     exclude: list[str] = Field([], description="Gallery ids that are left out.")
-    filter: str | list[str] | None = Field(None, description="Patterns of the ids that are searched: 'night/*.jpg'.")
+    filter: Pattern | Annotated[list[Pattern], Field(max_length=100)] | None = Field(
+        None, description="Patterns of the ids that are searched: 'night/*.jpg'."
+    )
     restrict_to: list[str] | None = Field(None, description="The only gallery ids that are searched.")
     keep_reference: bool = Field(False, description="Whether a reference that is in the gallery may be found.")
 

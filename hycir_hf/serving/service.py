@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .. import __version__
@@ -116,6 +116,7 @@ def serve(retriever: ImageRetriever, host: str = "127.0.0.1", port: int | None =
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("hycir_hf.processing_hycir").setLevel(logging.ERROR)  # its warning of a cut text quotes the text
     if not is_loopback(host) and options.get("api_key") is None:
         logger.warning("no API key is set: everybody who can reach %s can search the gallery", host)
     config = uvicorn.Config(service, log_config=None, access_log=False, timeout_graceful_shutdown=_STOP_SECONDS)
@@ -182,6 +183,8 @@ def _add_gauges(answering: Answering, registry: CollectorRegistry) -> None:
 async def _in_time(reading: Coroutine[Any, Any, _T]) -> _T:
     try:
         return await asyncio.wait_for(reading, _BODY_SECONDS)
+    except ClientDisconnect as error:
+        raise RequestError("The connection ended before the request was whole.") from error
     except asyncio.TimeoutError as error:
         raise RequestError(f"The request did not come within {_BODY_SECONDS} seconds.", 408) from error
 
