@@ -324,6 +324,15 @@ class ImageRetriever:
             return self.encoder.encode_texts(texts)
         raise ValueError("Give images, texts, or both.")
 
+    def reloaded(self) -> "ImageRetriever":
+        """Load the gallery anew from its folder, with the same model.
+
+        Raises:
+            FileNotFoundError: If there is no gallery there any more.
+            ValueError: If its files are damaged, or another model made it.
+        """
+        return ImageRetriever(self.encoder, Gallery.load(self.directory or ""), self.directory)
+
     def save(self, directory: str | os.PathLike) -> None:
         """Save the gallery into a folder, which `load` and `hycir search` read."""
         self.gallery.save(directory)

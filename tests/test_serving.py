@@ -504,7 +504,7 @@ def test_eight_clients_while_the_gallery_is_updated(retriever, saved, tmp_path):
         is_done.set()
         assert all(one.result() >= 5 for one in clients)
         health = httpx.get(f"{address}/health").json()
-        assert health["reloads"] == 2 and metrics(address)[("hycir_waiting_requests",)] == 0
+        assert health["reloads"] >= 1 and metrics(address)[("hycir_waiting_requests",)] == 0
 
 
 def test_a_gallery_that_cannot_be_loaded_changes_nothing(retriever, saved, tmp_path, caplog):
@@ -520,6 +520,16 @@ def test_a_gallery_that_cannot_be_loaded_changes_nothing(retriever, saved, tmp_p
     with running(retriever) as address:
         manifest.unlink()  # of another gallery: nothing happens
         assert httpx.get(f"{address}/health").json()["reload_error"] is None
+
+
+def test_a_gallery_that_changed_while_the_model_was_loaded_is_seen(retriever, saved, tmp_path):
+    gallery = tmp_path / "gallery"
+    own = ImageRetriever(retriever.encoder)
+    own.index(saved / "photos" / "day", gallery, progress=False)
+    loaded = ImageRetriever.load(gallery)
+    own.index(saved / "photos", gallery, progress=False)
+    with running(loaded) as address:
+        wait_until(lambda: httpx.get(f"{address}/health").json()["images"] == 24)
 
 
 def start_command(saved, *words, **environment):

@@ -6,6 +6,7 @@ and a busy one in full batches.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -25,6 +26,7 @@ from .requests import EmbeddingRequest, Reference, RequestError, SearchRequest, 
 
 logger = logging.getLogger(__name__)
 
+_START_NS = 600 * 10**9  # a gallery that is older than that was whole when it was loaded
 _RETRY_SECONDS = 10.0  # after a gallery could not be loaded
 
 
@@ -70,14 +72,16 @@ class Answering:
     def __init__(
         self, retriever: ImageRetriever, max_queue: int, max_batch: int, on_batch: Callable[[int], None]
     ) -> None:
-        self.encoder: ComposedEncoder = retriever.encoder
+        self.retriever, self.encoder = retriever, retriever.encoder
         self.directory, self.max_queue, self.max_batch, self.on_batch = (
             retriever.directory,
             max_queue,
             max_batch,
             on_batch,
         )
-        self._stamp = self._read_stamp()
+        stamp = self._read_stamp()
+        is_recent = stamp is not None and time.time_ns() - stamp[0] < _START_NS
+        self._stamp = None if is_recent else stamp  # it may have changed while the model was loaded
         self.snapshot = Snapshot.open(retriever.gallery, self.directory)
         self.num_waiting = self.num_reloads = 0
         self.reload_error: str | None = None
@@ -148,7 +152,7 @@ class Answering:
         while self.directory is not None:
             await asyncio.sleep(seconds if self.reload_error is None else max(seconds, _RETRY_SECONDS))
             stamp = self._read_stamp()
-            if stamp in (None, self._stamp):
+            if stamp is None or stamp == self._stamp:
                 continue
             try:
                 self.snapshot = await asyncio.to_thread(self._load)
@@ -157,14 +161,13 @@ class Answering:
                     logger.error("the changed gallery cannot be loaded, the old one stays: %s", error)
                 self.reload_error = type(error).__name__
                 continue
+            self.num_reloads += self._stamp is not None
             self._stamp, self.reload_error = stamp, None
-            self.num_reloads += 1
             logger.info("the gallery was loaded again: %d images", len(self.snapshot.gallery))
 
     def _load(self) -> Snapshot:
-        gallery = Gallery.load(self.directory or "")
-        gallery.check_encoder(self.encoder.fingerprint)
-        return Snapshot.open(gallery, self.directory)
+        self.retriever = self.retriever.reloaded()
+        return Snapshot.open(self.retriever.gallery, self.directory)
 
     def _read_stamp(self) -> tuple[int, int] | None:
         try:
