@@ -604,6 +604,15 @@ def test_the_image_builds():
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
+def test_the_walk_of_a_platform_engineer(tmp_path):
+    walk = [sys.executable, str(ROOT / "tests" / "walks" / "service.py"), str(tmp_path / "walk")]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(walk, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1000 requests: {200: 1000}" in done.stdout and "320 images" in done.stdout
+
+
 def test_the_commands_stupid_inputs(saved, tmp_path, capsys, monkeypatch):
     assert main(["serve", str(tmp_path)]) == 1
     assert "manifest.json" in capsys.readouterr().err
