@@ -21,7 +21,7 @@ _MODULE_OF_NAME = {
     "RetrievalResults": "retrieval",
 }
 
-_SUBPACKAGES = ("app", "evaluation", "hub", "images", "retrieval", "retriever", "syncir", "training")
+_SUBPACKAGES = ("app", "evaluation", "hub", "images", "retrieval", "retriever", "serving", "syncir", "training")
 
 __all__ = [
     "Gallery",

@@ -20,6 +20,8 @@ from .names import EXPORT_MANIFEST, naming_model, resolve_model
 from .processing_hycir import HyCIRProcessor
 from .retrieval import Gallery, IndexReport, RetrievalResults, index_images, moved_source, read_references
 from .retrieval.queries import compose, encode_texts
+from .retrieval.terms import WITHOUT_WEIGHT, Query, encode_terms, read_terms
+from .settings import ParameterError
 
 BATCH_SIZE = 64
 
@@ -192,6 +194,7 @@ class ImageRetriever:
             gallery.check_encoder(encoder.fingerprint)
         self.encoder, self._gallery = encoder, gallery
         self.directory = Path(directory) if directory is not None else None
+        self._moved_images: str | os.PathLike | None = None
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device | None = None) -> "ImageRetriever":
@@ -232,7 +235,9 @@ class ImageRetriever:
         name = model or gallery.model_path
         if name is None:
             raise ValueError(f"The gallery {directory} does not say which model made it. Give it as model.")
-        return cls(encoder_class(name).from_pretrained(name, device), gallery, directory)
+        retriever = cls(encoder_class(name).from_pretrained(name, device), gallery, directory)
+        retriever._moved_images = images
+        return retriever
 
     @property
     def gallery(self) -> Gallery:
@@ -293,9 +298,10 @@ class ImageRetriever:
     def search(
         self,
         image: Any = None,
-        text: str = "",
+        text: Any = "",
         k: int = 10,
         *,
+        without: Any = (),
         exclude_ids: Sequence[str] = (),
         restrict_to: Sequence[str] | None = None,
         keep_reference: bool = False,
@@ -305,8 +311,10 @@ class ImageRetriever:
         Args:
             image (*optional*): The reference: a path, a gallery id, or an image in memory; or a list of several. None
                 searches by the text alone.
-            text (`str`): What to change; "" searches by the image alone.
+            text (`str`): What to change, or a list of several texts; "" searches by the image alone.
             k (`int`): Number of results.
+            without (`str`): What results should not show, or a list of several texts. Each image and text, here too,
+                may be a `(term, weight)` pair; `retrieval.terms` has the arithmetic.
             exclude_ids (`Sequence[str]`): Gallery ids that are left out.
             restrict_to (`Sequence[str]`, *optional*): The only gallery ids that are searched.
             keep_reference (`bool`): Whether a reference that is itself in the gallery may be found.
@@ -315,19 +323,20 @@ class ImageRetriever:
             `RetrievalResults` with one row: `results[0]` holds (id, score) pairs, best first.
 
         Raises:
-            ValueError: If there is neither image nor text, or an image is broken or unknown.
+            ValueError: If there is neither image nor text, an image is broken or unknown, a weight is not above 0, or
+                the terms cancel out.
         """
-        if image is None:
-            if not text.strip():
-                raise ValueError("A search needs an image, a text, or both, but found neither.")
-            features, own_ids = self.encoder.encode_texts([text]), []
-        else:
-            references = read_references(self.gallery, self.directory, image if isinstance(image, list) else [image])
-            features, own_ids = self.encoder.encode_queries([references.images], [text]), references.gallery_ids
+        terms = read_terms(image)
+        references = read_references(self.gallery, self.directory, [term for term, _ in terms])
+        images = [(one, weight) for one, (_, weight) in zip(references.images, terms, strict=True)]
+        query = Query(images, read_terms(text), read_terms(without, WITHOUT_WEIGHT))
+        features = encode_terms(self.encoder, [query])  # (1, D)
+        if not features.any():
+            raise ParameterError("The terms of the query cancel out. Change a weight.", "text", "without")
         for name, ids in (("exclude_ids", exclude_ids), ("restrict_to", restrict_to)):
             if isinstance(ids, str):
                 raise ValueError(f"{name} must be a list of ids, not the string {ids!r}. Wrap it in a list.")
-        excluded = sorted({*exclude_ids, *([] if keep_reference else own_ids)})
+        excluded = sorted({*exclude_ids, *([] if keep_reference else references.gallery_ids)})
         candidates = None if restrict_to is None else list(restrict_to)
         return self.gallery.search(features, k=k, exclude_ids=excluded, restrict_to=candidates)
 
@@ -351,6 +360,19 @@ class ImageRetriever:
         if texts is not None:
             return self.encoder.encode_texts(texts)
         raise ValueError("Give images, texts, or both.")
+
+    def reloaded(self) -> "ImageRetriever":
+        """Load the gallery anew from its folder, with the same model.
+
+        Raises:
+            FileNotFoundError: If there is no gallery there any more.
+            ValueError: If its files are damaged, or another model made it.
+        """
+        again = ImageRetriever(self.encoder, Gallery.load(self.directory or ""), self.directory)
+        again._moved_images = self._moved_images
+        if self._moved_images is not None:
+            again.gallery.source = moved_source(again.gallery.source, self._moved_images)
+        return again
 
     def save(self, directory: str | os.PathLike) -> None:
         """Save the gallery into a folder, which `load` and `hycir search` read."""

@@ -128,7 +128,7 @@ def test_a_huge_picture_in_a_small_file_is_refused_undecoded(searcher, monkeypat
     buffer = io.BytesIO()
     Image.new("1", size).save(buffer, "PNG")
     assert len(buffer.getvalue()) < 50_000
-    monkeypatch.setattr("hycir_hf.app.answering.load_image", None)
+    monkeypatch.setattr("hycir_hf.images.uploads.load_image", None)
     refused = upload(Session(), searcher, buffer.getvalue())
     found = (
         "more than 50,000,000" if size[0] == 14000 else f"{size[0]} x {size[1]}"
@@ -215,6 +215,15 @@ def test_no_file_is_served(served, emoji, route, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(served + route + path, timeout=20)
     assert caught.value.code in (403, 404) and b"root:" not in caught.value.read()
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
+def test_another_site_cannot_reach_the_page(served, headers):
+    data = {"data": ["make it red", "", "text only", 3]}
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data).status_code == 200
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=headers).status_code == 403
+    own = {"Origin": served}
+    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=own).status_code == 200
 
 
 def test_uploads_are_limited_and_never_served(served):

@@ -57,7 +57,7 @@ def test_help_and_import_load_nothing_heavy(code, option):
 
 
 COMMANDS = [
-    *("index", "search", "app", "features", "init", "train", "convert", "export", "push"),
+    *("index", "search", "app", "serve", "features", "init", "train", "convert", "export", "push"),
     *("gallery", "gallery add", "gallery remove", "gallery list", "gallery info", "gallery export"),
     *("syncir", "syncir preview", "syncir run", "syncir estimate", "syncir refilter"),
     *("evaluate", "evaluate run", "evaluate score", "evaluate compare"),

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("milvus_lite")
+from conftest import build_model, build_processor
+from pymilvus import MilvusException
+
 from hycir_hf import Gallery
 from hycir_hf.retrieval.milvus import MilvusGallery
+from hycir_hf.retriever import HyCIREncoder, ImageRetriever
 
 ODD = ['a"b', "c'd", "e\\f", "g\nh", "é ☃.png", "] or row >= 0 or image_id in ["]  # ids are file names of any kind
 
@@ -169,3 +173,121 @@ def test_compressed_galleries_are_refused(tmp_path):
         MilvusGallery.from_gallery(gallery, tmp_path / "sq8.db")
     graph = Gallery.from_features(unit_features(50), index_type="hnsw")
     np.testing.assert_array_equal(graph.features(), unit_features(50))
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = MilvusGallery.create(tmp_path / "changing.db", dim=16)
+    yield made
+    made.close()
+
+
+def test_upsert_remove_and_count_are_a_gallerys(store):
+    features, more = unit_features(2500, seed=4), unit_features(1500, seed=5)
+    ids = [*ODD, *(str(row) for row in range(len(ODD), 2500))]
+    store.add(features, ids, [{"part": row % 2} for row in range(2500)], encoder_fingerprint="a")
+    changed = [*ids[2000:], *(f"new{row}" for row in range(1000))]
+    store.upsert(more, changed, [{"part": 7}] * 1500, encoder_fingerprint="a")
+    assert (store.count(), store.count("part == 7"), store.count("part == 0")) == (3500, 1500, 1000)
+    gone = [*ODD, *changed[:1200]]
+    store.remove(gone)
+    kept = Gallery.from_features(np.concatenate([features[:2000], more]), [*ids[:2000], *changed])
+    kept.remove(gone)
+    assert len(store) == len(kept) == 3500 - len(gone) and store.encoder_fingerprint == "a"
+    check_same(store.search(QUERIES, k=20), kept.search(QUERIES, k=20))
+    store.add(features[:2], ODD[:2])  # removed ids are free again
+    assert store.count('image_id == "new999"') == 1 and len(store) == len(kept) + 2
+    store.remove([])
+    for ids, fact in ((["nosuch"], "nosuch"), ("new999", "new999"), (["new999", "nosuch"], "nosuch")):
+        with pytest.raises(ValueError, match=fact):
+            store.remove(ids)
+    with pytest.raises(ValueError, match=r"counting.*where"):
+        store.count("part ==")
+    assert store.count('image_id == "new999"') == 1
+
+
+def test_added_after_a_removal_ties_come_last(store):
+    one = unit_features(1)
+    store.add(np.repeat(one, 4, axis=0), list("abcd"))
+    store.remove(["a", "b"])
+    store.add(np.repeat(one, 2, axis=0), ["b", "a"])
+    assert store.search(one, k=4).ids == [list("cdba")]
+    store.upsert(one, ["c"])
+    assert store.search(one, k=4).ids == [list("dbac")]
+
+
+def refuse_part(monkeypatch, store, method, number):
+    """Let Milvus refuse the part of that number."""
+    real, calls = getattr(store._client, method), []
+
+    def refusing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == number:
+            raise MilvusException(message="disk full")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(store._client, method, refusing)
+
+
+def test_a_late_refusal_leaves_nothing_or_says_what_is(store, monkeypatch):
+    features, ids = unit_features(2500), [str(row) for row in range(2500)]
+    store.add(features[:1], ["old"])
+    refuse_part(monkeypatch, store, "insert", 3)
+    with pytest.raises(ValueError, match="disk full"):
+        store.add(features, ids)
+    assert len(store) == 1
+    monkeypatch.undo()
+    refuse_part(monkeypatch, store, "insert", 2)
+    refuse_part(monkeypatch, store, "delete", 1)
+    with pytest.raises(ValueError, match=r"2,000 .*'0' to '1999'.*upsert"):
+        store.add(features, ids)
+    monkeypatch.undo()
+    store.upsert(features, ids)  # as the error advises
+    assert len(store) == 2501
+    refuse_part(monkeypatch, store, "upsert", 2)
+    with pytest.raises(ValueError, match=r"1,000 of 2,500.*disk full"):
+        store.upsert(features, ids)
+    refuse_part(monkeypatch, store, "delete", 2)
+    with pytest.raises(ValueError, match=r"1,000 of 2,500.*disk full"):
+        store.remove(ids)
+    monkeypatch.undo()
+    assert len(store) == 1501
+
+
+def test_late_attributes_that_milvus_refuses_leave_nothing(store):
+    with pytest.raises(ValueError, match=r"adding.*attributes"):
+        store.add(unit_features(1500), [str(row) for row in range(1500)], [{}] * 1400 + [{"year": object()}] * 100)
+    assert len(store) == 0
+    with pytest.raises(ValueError, match="width 3"):
+        store.upsert(np.ones((1, 3)), ["a"])
+    with pytest.raises(ValueError, match="twice"):
+        store.upsert(unit_features(2), ["a", "a"])
+    store.upsert(np.zeros((0, 16)), [])
+
+
+def test_a_store_is_imported_in_parts(tmp_path, picture_folder, monkeypatch):
+    retriever = ImageRetriever(HyCIREncoder(build_model(), build_processor()))
+    retriever.index(picture_folder, tmp_path / "gallery", progress=False)
+    monkeypatch.setattr("hycir_hf.retrieval.milvus._BATCH", 7)
+    sizes = []
+    add = MilvusGallery.add
+    monkeypatch.setattr(
+        MilvusGallery, "add", lambda self, features, *rest: sizes.append(len(features)) or add(self, features, *rest)
+    )
+    imported = MilvusGallery.from_store(
+        tmp_path / "gallery", tmp_path / "a.db", attributes=lambda ids: [{"even": int(id_[:2]) % 2 == 0} for id_ in ids]
+    )
+    assert sizes == [7, 7, 6] and imported.encoder_fingerprint == retriever.encoder.fingerprint
+    queries = retriever.encode(texts=["a red dog", "night"])
+    check_same(imported.search(queries, k=20), retriever.gallery.search(queries, k=20))
+    evens = [f"{row:02d}.png" for row in range(0, 20, 2)]
+    found = imported.search(queries, k=20, where="even == true")
+    check_same(found, retriever.gallery.search(queries, k=20, restrict_to=evens))
+    imported.close()
+    with pytest.raises(ValueError, match="reserved"):
+        MilvusGallery.from_store(
+            tmp_path / "gallery", tmp_path / "b.db", attributes=lambda ids: [{"row": 1}] * len(ids)
+        )
+    with pytest.raises(FileNotFoundError):
+        MilvusGallery.from_store(picture_folder, tmp_path / "b.db")
+    MilvusGallery.from_store(tmp_path / "gallery" / "features", tmp_path / "b.db").close()  # nothing was left behind

@@ -1,6 +1,5 @@
 """Composed queries against a gallery, one at a time and by any method."""
 
-import io
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -8,11 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from ..images.sources import GalleryImages
-from ..images_hycir import load_image
+from ..images.uploads import read_gallery_image, read_upload
 from ..reports.render import image_uri
 from ..retrieval import open_gallery_images
 from ..retrieval.queries import IMAGE_ONLY, MAPPER, TEXT_ONLY, TRAINING_FREE
@@ -23,8 +21,6 @@ logger = logging.getLogger(__name__)
 METHODS = (MAPPER, *TRAINING_FREE)
 """The methods on offer, the first by default."""
 
-MAX_PIXELS = 50_000_000  # decoded they are 150 MB and more
-_MAX_RATIO = 100  # of the sides: the encoder enlarges the shorter one to hundreds of pixels
 _CACHED_IMAGES = 2048  # as shown: some 10 kB each
 
 
@@ -116,14 +112,7 @@ class GallerySearcher:
 
     def reference_of_upload(self, content: bytes) -> Reference:
         """Make an image file's bytes the reference; ValueError if they are no image, or one of too many pixels."""
-        _check_size(content)
-        try:
-            image = load_image(content)
-        except ValueError as error:
-            logger.info("upload refused: %s", error)
-            raise ValueError(
-                f"This file of {len(content):,} bytes cannot be read as an image. Upload a JPEG, PNG or WebP file."
-            ) from error
+        image = read_upload(content)
         return Reference("uploaded image", self._encode(image), image_uri(image))
 
     def answer(self, reference: Reference | None, query_text: str, method: str, k: int) -> Answer:
@@ -179,18 +168,7 @@ class GallerySearcher:
             return None
 
     def _image(self, row: int) -> Any:
-        if self._images is None:
-            raise ValueError(
-                f"The image {self.ids[row]!r} cannot be shown: the gallery's images are no longer where they were. "
-                "Upload the reference instead."
-            )
-        try:
-            return self._images.load(self.ids[row])
-        except (ValueError, OSError) as error:
-            logger.warning("no image: %s", error)  # the visitor need not learn the server's folders
-            raise ValueError(
-                f"The image {self.ids[row]!r} is gone or broken. Choose another, or index the images again."
-            ) from error
+        return read_gallery_image(self._images, self.ids[row])
 
     def _encode(self, image: Any) -> torch.Tensor:
         """Encode one image, not normalised: `(1, D)`."""
@@ -199,19 +177,3 @@ class GallerySearcher:
 
     def _encode_text(self, query_text: str) -> torch.Tensor:
         return torch.from_numpy(self.encoder.encode_texts([query_text]))  # (1, D)
-
-
-def _check_size(content: bytes) -> None:
-    """Refuse a small file that decodes to a huge image, by its header alone."""
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            width, height = opened.size
-    except Image.DecompressionBombError as error:  # PIL's own, later limit
-        raise ValueError(f"The image has more than {MAX_PIXELS:,} pixels. Shrink it first.") from error
-    except Exception:  # image decoders raise nearly everything; loading it says what is wrong
-        return
-    if width * height > MAX_PIXELS or max(width, height) > _MAX_RATIO * min(width, height):
-        raise ValueError(
-            f"The image has {width} x {height} pixels. At most {MAX_PIXELS:,} are allowed, and no side may be "
-            f"{_MAX_RATIO} times the other. Shrink or crop it first."
-        )

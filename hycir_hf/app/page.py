@@ -1,15 +1,14 @@
 """The app's page: its parts are connected with Gradio and served."""
 
-import ipaddress
 import logging
 import os
 import re
 import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ..hosts import HostGuard, is_loopback, listen
 from ..reports.render import STYLE
 from ..retrieval.queries import MAPPER
 from ..retriever import ImageRetriever
@@ -41,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_MB = 20
 _MAX_K = 100
-_MAX_PORT = 65535
 _METHOD_LABELS = [("pseudo tokens (mapper)" if name == MAPPER else name, name) for name in METHODS]
 _UPLOAD_SECONDS = 3600  # uploads are deleted when older
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -196,14 +194,13 @@ def launch_app(
         OSError: If the port is in use, or this machine has no such address.
         ValueError: If `port` is out of range.
     """
-    if port is not None and not 1 <= port <= _MAX_PORT:
-        raise ValueError(f"Expected a port from 1 to {_MAX_PORT}, but found {port}. The usual one is 7860.")
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    if not _is_loopback(host):
+    guards = [Middleware(HostGuard, host=host)] if is_loopback(host) else []  # a proxy may change names
+    if not guards:
         logger.warning(
             "The page listens on %s: everybody who can reach this address can search and see the gallery.", host
         )
-    _check_free(host, port)
+    listen(host, port).close()  # otherwise Gradio would wait for ever
     _, url, _ = page.queue().launch(
         server_name=host,
         server_port=port,
@@ -211,7 +208,7 @@ def launch_app(
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(_NoFiles)]},
+        app_kwargs={"middleware": [*guards, Middleware(_NoFiles)]},
         max_file_size=max_upload_mb * 2**20,
         theme=gr.themes.Default(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -282,20 +279,3 @@ class _NoFiles:
         if scope["type"] == "http" and re.search("/(file|proxy)[=/]", scope["path"]):
             app = PlainTextResponse("This page serves no files.", 403)
         await app(scope, receive, send)
-
-
-def _check_free(host: str, port: int | None) -> None:
-    """Check that the server can listen: otherwise Gradio would wait for ever."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        socket.create_server(address[:2], family=family).close()
-    except OSError as error:
-        where = f"{host}, port {port}" if port else host
-        raise OSError(f"Cannot listen on {where}: {error.strerror}. Choose another host or port.") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

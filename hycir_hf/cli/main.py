@@ -25,6 +25,7 @@ _COMMANDS = {
     "gallery": "Add, remove, list and export a gallery's images.",
     "search": "Search a gallery with a reference image and a text.",
     "app": "Search a gallery in the browser.",
+    "serve": "Serve a gallery over HTTP: searches and embeddings.",
     "syncir": "Make training triplets from unlabeled images.",
     "features": "Encode images once into a feature cache, for training.",
     "init": "Make an untrained model from an encoder.",

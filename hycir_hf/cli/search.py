@@ -1,6 +1,8 @@
 """`hycir search`: a reference image and a text against a gallery."""
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 app = App(
     name="search",
     help_epilogue="""\
-Example:
-  hycir search gallery --image cat.jpg --text "make it black" --html found.html""",
+Examples:
+  hycir search gallery --image cat.jpg --text "make it black" --html found.html
+  hycir search gallery --image cat.jpg:0.6 --text "red:1.0" --without people""",
 )
 
 
@@ -31,7 +34,8 @@ def search(
     /,
     *,
     image: list[str] | None = None,
-    text: str = "",
+    text: list[str] | None = None,
+    without: list[str] | None = None,
     k: Annotated[PositiveInt, Parameter(name="-k")] = 10,
     model: Annotated[str | None, Parameter(alias="-m")] = None,
     images: str | None = None,
@@ -45,8 +49,11 @@ def search(
 
     Args:
         gallery: Folder that `hycir index` made.
-        image: Reference image: a file, or an id of the gallery. Repeatable. Without it, the text alone is searched.
-        text: What to change in the reference image. Leave it out to search with the image alone.
+        image: Reference image: a file, or an id of the gallery, with a weight if you like: A:0.6. Repeatable. Without
+            it, the text alone is searched.
+        text: What to change in the reference image. Leave it out to search with the image alone. A weight needs a
+            decimal point: "red:1.0". Repeatable.
+        without: Text that results should not show, with a weight if you like (default 0.5). Repeatable.
         k: Number of results.
         model: HyCIR model: folder or Hub id. By default the one that made the gallery.
         images: Folder of the gallery's images, if they have moved.
@@ -54,23 +61,39 @@ def search(
         keep_reference: Keep the reference image in the results.
         html: Write a page with the images to this file.
     """
-    if not image and not text.strip():
+    if not image and not any(one.strip() for one in text or ()):
         raise ParameterError("A search needs an image, a text, or both.", "image", "text")
     quiet()
+    from ..retrieval.terms import WITHOUT_WEIGHT, describe_terms, parse_term
+
     retriever = hycir_hf.ImageRetriever.load(gallery, model, device, images)
-    references = hycir_hf.retrieval.read_references(retriever.gallery, gallery, image or [])
+    pictures = [parse_term(one, is_known=_is_image_of(retriever.gallery)) for one in image or ()]
+    texts = [parse_term(one) for one in text or () if one.strip()]
+    negative = [parse_term(one, WITHOUT_WEIGHT) for one in without or ()]
+    references = hycir_hf.retrieval.read_references(retriever.gallery, gallery, [one for one, _ in pictures])
     excluded = sorted({*(exclude_ids or ()), *(() if keep_reference else references.gallery_ids)})
-    found = retriever.search(references.images or None, text, k, exclude_ids=excluded)
+    weighted = [(one, weight) for one, (_, weight) in zip(references.images, pictures, strict=True)]
+    found = retriever.search(weighted, texts, k, without=negative, exclude_ids=excluded)
     ranking = found[0]
     lines = ["rank  score   image"]
     lines += [f"{rank:4d}  {score:+.4f}  {shown(id_)}" for rank, (id_, score) in enumerate(ranking, 1)]
     if excluded:
         lines.append(f"Left out, because it is the reference image: {', '.join(map(shown, excluded))}")
+    asked = describe_terms(texts, negative)
+    if negative or any(weight != 1 for _, weight in (*pictures, *texts)):
+        lines.append(f"Terms: {shown(', '.join(filter(None, (describe_terms(pictures), asked))))}")
     if html:
-        _write_page(html, retriever.gallery, gallery, references, text, excluded, ranking)
+        _write_page(html, retriever.gallery, gallery, references, asked, excluded, ranking)
         lines.append(f"Page: {html}")
     results = [{"rank": rank, "image_id": id_, "score": score} for rank, (id_, score) in enumerate(ranking, 1)]
-    return Report({"images": image or [], "text": text, "excluded": excluded, "results": results, "html": html}, lines)
+    terms = {"images": pictures, "texts": texts, "without": negative}
+    names = [name for name, _ in pictures]
+    values = {"images": names, "text": asked, "terms": terms, "excluded": excluded, "results": results, "html": html}
+    return Report(values, lines)
+
+
+def _is_image_of(gallery: "Gallery") -> Callable[[str], bool]:
+    return lambda name: os.path.isfile(name) or name in gallery  # noqa: PTH113 - it takes names too long for a file
 
 
 def _write_page(

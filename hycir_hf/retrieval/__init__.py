@@ -7,8 +7,9 @@ ranking.py  whole galleries ranked for many queries at once: what benchmarks nee
 build.py    encoding a source into a gallery, resumable
 changes.py  images added to a gallery's folder, or taken out of it
 queries.py  query features: the mapper, and the ways that need no training
+terms.py    weighted and negative terms of a query
 references.py  the reference images of a query, by path or gallery id
-milvus.py   a gallery in a vector database (extra `milvus`; not imported from here)
+milvus.py, milvus_client.py  a gallery in a vector database (extra `milvus`; not imported from here)
 """
 
 from .build import IndexReport, index_images

@@ -3,32 +3,25 @@
 One client for all of it: the embedded Milvus Lite by a file's path, a server or cluster by its URI.
 """
 
-import json
-import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..images import FeatureStore
+from ..images.features import unit_rows
 from .gallery import Gallery
 from .inputs import PerQueryIds, as_features, per_query_ids
+from .milvus_client import DataType, MilvusClient, connect, id_filter, is_storable, milvus_errors, storable
 from .results import RetrievalResults
-
-try:
-    from pymilvus import DataType, MilvusClient, MilvusException
-except ImportError as error:
-    raise ImportError(
-        "hycir_hf.retrieval.milvus needs pymilvus, which cannot be imported. Install it with pip install "
-        "'hycir_hf[milvus]'."
-    ) from error
-
-logger = logging.getLogger(__name__)
 
 MAX_ID_BYTES = 1024
 _BATCH = 1000  # images inserted at once: a few MB, under Milvus' limit for one message
+_WHERE_ADVICE = "Check `where`, for example 'vendor == \"noto\"'"
+_ATTRIBUTES_ADVICE = "Give attributes of JSON's types, under names"
 _FIELDS = ("image_id", "row", "encoder_fingerprint", "features")
 
 
@@ -48,7 +41,7 @@ class MilvusGallery:
 
     def __init__(self, uri: str | os.PathLike, collection: str = "gallery", token: str | None = None) -> None:
         self.collection = collection
-        self._client = _connect(uri, token)
+        self._client = connect(uri, token)
         if not self._client.has_collection(collection):
             found = self._client.list_collections()
             self.close()
@@ -80,7 +73,7 @@ class MilvusGallery:
         Raises:
             ValueError: If the collection exists.
         """
-        client = _connect(uri, token)
+        client = connect(uri, token)
         try:
             if client.has_collection(collection):
                 raise ValueError(
@@ -111,17 +104,61 @@ class MilvusGallery:
     ) -> "MilvusGallery":
         """Export a gallery; arguments as in `create` and `add`. Where that fails, no collection is left behind."""
         features = gallery.features()  # (N, D)
-        made = cls.create(uri, gallery.dim, collection, index_type, token)
-        try:
+        with cls._made(uri, gallery.dim, collection, index_type, token) as made:
             made.add(features, gallery.ids, attributes, encoder_fingerprint=gallery.encoder_fingerprint)
+        return made
+
+    @classmethod
+    def from_store(
+        cls,
+        directory: str | os.PathLike,
+        uri: str | os.PathLike,
+        collection: str = "gallery",
+        attributes: Callable[[Sequence[str]], Sequence[Mapping[str, Any]]] | None = None,
+        index_type: str = "FLAT",
+        token: str | None = None,
+    ) -> "MilvusGallery":
+        """Import stored features part by part: those of all images are never in memory at once.
+
+        Args:
+            directory (`str` or `Path`): A gallery that `hycir index` made, or the folder of `hycir features`.
+            uri (`str` or `Path`): As in `create`.
+            collection (`str`): As in `create`.
+            attributes (function, *optional*): Returns the attributes of some ids.
+            index_type (`str`): As in `create`.
+            token (`str`, *optional*): As in `create`.
+
+        Raises:
+            FileNotFoundError: If there are no features in the folder.
+            ValueError: As in `create` and `add`. No collection is left behind then.
+        """
+        stored = FeatureStore.open(directory)
+        with cls._made(uri, stored.shape[-1], collection, index_type, token) as made:
+            for start in range(0, len(stored), _BATCH):
+                ids = stored.ids[start : start + _BATCH]
+                features = unit_rows(stored.read(np.arange(start, start + len(ids))).numpy())  # (B, D)
+                made.add(features, ids, attributes and attributes(ids), stored.store.settings["encoder"])
+        return made
+
+    @classmethod
+    @contextmanager
+    def _made(cls, uri: Any, dim: int, collection: str, index_type: str, token: str | None) -> Iterator[Any]:
+        """Make a collection to be filled; where that fails, no collection is left behind."""
+        made = cls.create(uri, dim, collection, index_type, token)
+        try:
+            yield made
         except BaseException:  # Ctrl-C among them
             made._client.drop_collection(collection)
             made.close()
             raise
-        return made
 
     def __len__(self) -> int:
-        return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
+        return self.count()
+
+    def count(self, where: str = "") -> int:
+        """Count the images, or those that a filter expression lets pass; see `search`."""
+        with milvus_errors("counting", _WHERE_ADVICE):
+            return int(self._client.query(self.collection, filter=where, output_fields=["count(*)"])[0]["count(*)"])
 
     @property
     def dim(self) -> int:
@@ -131,9 +168,10 @@ class MilvusGallery:
 
     @property
     def encoder_fingerprint(self) -> str | None:
-        """Of the encoder that made the first features; None where that is not known."""
-        found = self._client.query(self.collection, filter="row == 0", output_fields=["encoder_fingerprint"], limit=1)
-        return (found[0]["encoder_fingerprint"] or None) if found else None
+        """Of the encoder that made the features; None where that is not known."""
+        known = 'encoder_fingerprint != ""'
+        found = self._client.query(self.collection, filter=known, output_fields=["encoder_fingerprint"], limit=1)
+        return found[0]["encoder_fingerprint"] if found else None
 
     def close(self) -> None:
         """Close the connection."""
@@ -158,24 +196,89 @@ class MilvusGallery:
             ValueError: If shapes do not fit, the encoder is another one than the collection's, an id is there already,
                 stands twice, is too long or no UTF-8, or an attribute has a reserved name. Nothing is added then.
         """
+        parts = self._parts(features, ids, attributes, encoder_fingerprint, is_new=True)
+        tried: list[str] = []
+        try:
+            for rows in parts:
+                tried += [row["image_id"] for row in rows]
+                with milvus_errors("adding images, so that none was added", _ATTRIBUTES_ADVICE):
+                    self._client.insert(self.collection, rows)
+        except BaseException as error:  # Ctrl-C among them
+            self._take_back(tried, error)
+            raise
+
+    def upsert(
+        self,
+        features: Any,
+        ids: Sequence[str],
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+        encoder_fingerprint: str | None = None,
+    ) -> None:
+        """Add images, and replace those that are there already: features, attributes, and the place, now at the end.
+
+        Arguments are as in `add`.
+
+        Raises:
+            ValueError: As in `add`, but for ids that are there. If Milvus refuses a part, the error says how many
+                images were written before it.
+        """
+        num_written = 0
+        for rows in self._parts(features, ids, attributes, encoder_fingerprint, is_new=False):
+            what = f"writing images, after the first {num_written:,} of {len(ids):,} were written"
+            with milvus_errors(what, _ATTRIBUTES_ADVICE):
+                self._client.upsert(self.collection, rows)
+            num_written += len(rows)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Take images out; the others keep their order.
+
+        Args:
+            ids (`Sequence[str]`): Ids in the collection.
+
+        Raises:
+            ValueError: If an id is not in the collection; nothing is removed then. If Milvus refuses a part, the error
+                says how many images were removed before it.
+        """
+        if isinstance(ids, str):
+            raise ValueError(f"ids must be a list of ids, not the string {ids!r}. Wrap it in a list.")
+        found = list(dict.fromkeys(ids))
+        self._check_known(set(found))
+        for start in range(0, len(found), _BATCH):
+            what = f"removing images, after the first {start:,} of {len(found):,} were removed"
+            with milvus_errors(what, "Try again with the rest"):
+                self._client.delete(self.collection, filter=id_filter(None, found[start : start + _BATCH], ""))
+
+    def _parts(
+        self,
+        features: Any,
+        ids: Sequence[str],
+        attributes: Sequence[Mapping[str, Any]] | None,
+        encoder_fingerprint: str | None,
+        is_new: bool,
+    ) -> list[list[dict[str, Any]]]:
+        """Check images to write, and make Milvus' rows of them, in parts."""
         self._check_encoder(encoder_fingerprint)
         features, ids = as_features(features, "features to add"), list(ids)
         attributes = [{}] * len(ids) if attributes is None else list(attributes)
-        self._check_new(features, ids, attributes)
-        first = len(self)
-        for start in range(0, len(ids), _BATCH):
-            rows = [
-                {
-                    **attributes[row],
-                    "image_id": ids[row],
-                    "row": first + row,
-                    "encoder_fingerprint": encoder_fingerprint or "",
-                    "features": features[row],
-                }
-                for row in range(start, min(start + _BATCH, len(ids)))
-            ]
-            with _milvus_errors("adding images", "Give attributes of JSON's types, under names"):
-                self._client.insert(self.collection, rows)
+        self._check_rows(features, ids, attributes, is_new)
+        first = time.time_ns()  # later than all that are there, also after some were removed
+        own = {"encoder_fingerprint": encoder_fingerprint or ""}
+        rows = [
+            {**values, **own, "image_id": id_, "row": first + number, "features": vector}
+            for number, (values, id_, vector) in enumerate(zip(attributes, ids, features, strict=True))
+        ]
+        return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+
+    def _take_back(self, ids: list[str], error: BaseException) -> None:
+        """Remove what a failed `add` has written; if that fails too, say what is left."""
+        try:
+            for start in range(0, len(ids), _BATCH):
+                self._client.delete(self.collection, filter=id_filter(None, ids[start : start + _BATCH], ""))
+        except Exception as second:  # the server is gone, for example
+            raise ValueError(
+                f"Adding images failed, and up to {len(ids):,} of them are in the collection {self.collection!r}, from "
+                f"{ids[0]!r} to {ids[-1]!r}: {' '.join(str(second).split())}. Remove those, or write them with upsert."
+            ) from error
 
     def search(
         self,
@@ -218,7 +321,7 @@ class MilvusGallery:
         restricted = per_query_ids(restrict_to, len(queries), "restrict_to")
         if not ignore_unknown:
             self._check_known({id_ for ids in (*excluded, *restricted) for id_ in ids or ()})
-        excluded, restricted = _storable(excluded), _storable(restricted)
+        excluded, restricted = storable(excluded), storable(restricted)
         rankings: list[list[tuple[str, float]]] = [[] for _ in queries]
         groups: dict[tuple[Any, Any], list[int]] = {}
         for row, lists in enumerate(zip(excluded, restricted, strict=True)):
@@ -227,7 +330,7 @@ class MilvusGallery:
             if restrict is not None and not restrict:
                 continue  # no candidates at all
             for row, ranking in zip(
-                rows, self._search(queries[rows], k, _filter(exclude, restrict, where)), strict=True
+                rows, self._search(queries[rows], k, id_filter(exclude, restrict, where)), strict=True
             ):
                 rankings[row] = ranking
         return RetrievalResults(
@@ -236,8 +339,7 @@ class MilvusGallery:
         )
 
     def _search(self, queries: np.ndarray, k: int, expression: str) -> list[list[tuple[str, float]]]:
-        advice = "Check `where`, for example 'vendor == \"noto\"', and that k is within the server's limit"
-        with _milvus_errors("searching", advice):
+        with milvus_errors("searching", f"{_WHERE_ADVICE}, and that k is within the server's limit"):
             found = self._client.search(
                 self.collection,
                 data=list(queries),
@@ -265,7 +367,9 @@ class MilvusGallery:
                 "Check the spelling, or pass ignore_unknown=True."
             )
 
-    def _check_new(self, features: np.ndarray, ids: list[str], attributes: Sequence[Mapping[str, Any]]) -> None:
+    def _check_rows(
+        self, features: np.ndarray, ids: list[str], attributes: Sequence[Mapping[str, Any]], is_new: bool
+    ) -> None:
         """Collect all complaints about images to add, then raise once."""
         complaints = []
         if features.shape[1] != self.dim:
@@ -274,13 +378,13 @@ class MilvusGallery:
             complaints.append(f"{len(features)} features, {len(ids)} ids and {len(attributes)} attributes")
         if len(set(ids)) != len(ids):
             complaints.append("an id that stands twice")
-        if strange := [id_ for id_ in ids if not _is_storable(id_)]:
+        if strange := [id_ for id_ in ids if not is_storable(id_)]:
             complaints.append(f"the id {strange[0]!r}, which is no text of UTF-8 without control characters")
         elif any(len(id_.encode()) > MAX_ID_BYTES for id_ in ids):
             complaints.append(f"an id of more than {MAX_ID_BYTES} bytes")
         if reserved := {name for values in attributes for name in values if name in _FIELDS}:
             complaints.append(f"attributes with the reserved names {sorted(reserved)}")
-        if not complaints and (known := self._known(ids)):
+        if not complaints and is_new and (known := self._known(ids)):
             complaints.append(f"{len(known)} ids that are there already, such as {min(known)!r}")
         if complaints:
             raise ValueError(f"Nothing was added, because of {'; '.join(complaints)}.")
@@ -288,50 +392,8 @@ class MilvusGallery:
     def _known(self, ids: Sequence[str] | set[str]) -> set[str]:
         """Which of some ids the collection holds."""
         known: set[str] = set()
-        ids = [id_ for id_ in ids if _is_storable(id_)]
+        ids = [id_ for id_ in ids if is_storable(id_)]
         for start in range(0, len(ids), _BATCH):
-            expression = _filter(None, tuple(ids[start : start + _BATCH]), "")
+            expression = id_filter(None, tuple(ids[start : start + _BATCH]), "")
             known |= {found["image_id"] for found in self._client.query(self.collection, filter=expression)}
         return known
-
-
-def _filter(exclude: Sequence[str] | None, restrict: Sequence[str] | None, where: str) -> str:
-    """Milvus' filter expression; ids are written as quoted, escaped literals, so that none can end its string."""
-    parts = [f"({where})"] if where else []
-    if exclude:
-        parts.append(f"image_id not in {json.dumps(list(exclude), ensure_ascii=False)}")
-    if restrict is not None:
-        parts.append(f"image_id in {json.dumps(list(restrict), ensure_ascii=False)}")
-    return " and ".join(parts)
-
-
-def _connect(uri: str | os.PathLike, token: str | None) -> Any:
-    """A client; pymilvus takes a path that does not end in ".db" for a server's address."""
-    is_address = "://" in str(uri) or str(uri).startswith("unix:")
-    if not is_address and not str(uri).endswith(".db"):
-        raise ValueError(
-            f"{str(uri)!r} is neither a file whose name ends in .db nor a server's address. Give for example "
-            "gallery.db or http://localhost:19530."
-        )
-    with _milvus_errors(f"opening {uri}", "Make the file's folder, or check the server's address and token"):
-        return MilvusClient(str(uri), token=token or "")
-
-
-@contextmanager
-def _milvus_errors(what: str, advice: str) -> Iterator[None]:
-    """Say in one line what pymilvus' errors say in several."""
-    try:
-        yield
-    except MilvusException as error:
-        found = " ".join(str(error.message).split())
-        raise ValueError(f"Milvus failed while {what}: {found}. {advice}.") from error
-
-
-def _is_storable(id_: Any) -> bool:
-    """Whether Milvus' filters can name an id: as JSON they would write control characters in a way it cannot read."""
-    return isinstance(id_, str) and not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", id_)
-
-
-def _storable(lists: list[tuple[str, ...] | None]) -> list[tuple[str, ...] | None]:
-    """Lists of ids without those that no collection can hold."""
-    return [None if ids is None else tuple(filter(_is_storable, ids)) for ids in lists]
