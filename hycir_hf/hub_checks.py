@@ -57,11 +57,11 @@ _ROOTS = {
 # "and/or", the path of a URL and "</tag>" are not local paths. A Windows path needs two names: code contains "Q:\n".
 _PATH = re.compile(
     r"file://[^\s\"'<>]+"
-    r"|(?<![\w./~<-])(?:~?(?:/[^\s\"'<>,;:)\]}`|/\\]+){2,}|~/[^\s\"'<>,;:)\]}`|/\\]+"
+    r"|(?<![\w./~<?-])(?:~?(?:/[^\s\"'<>,;:)\]}`|/\\]+){2,}|~/[^\s\"'<>,;:)\]}`|/\\]+"
     r"|[A-Za-z]:(?:\\{1,2}[\w. -]+\\|/Users/)[^\s\"'<>]*)"
 )
 _DAMAGED = (ValueError, OSError, yaml.YAMLError, RecursionError, SyntaxError, struct.error, pa.ArrowException)
-_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
+_DATA_URI = re.compile(r"data:[\w./+-]+;base64,[A-Za-z0-9+/=]+")
 
 
 @dataclass(frozen=True)

@@ -15,28 +15,28 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 # only together with the name of a service or a purpose.
 _SECRET_KEY = re.compile(
     r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
-    r"|(.*_)?(access|account|secret|private|ssh|signing|encryption)_key"
+    r"|(.*_)?(access|account|admin|app|application|secret|private|ssh|signing|encryption)_key"
     r"|(.*_)?(anthropic|aws|azure|cohere|comet|deepseek|gcp|gemini|github|gitlab|google|groq|hf|hub|huggingface|mistral"
     r"|neptune|openai|openrouter|replicate|slack|together|wandb)_(key|token|pat)"
     r"|((.*_)?(auth|access|api|bearer|private|refresh|session)_?)?token)"
 )
 # Each alternative is a form that only a credential has; all must begin where a word does.
 _TOKEN = re.compile(
-    r"(?<![A-Za-z0-9+/])(?:"
+    r"(?<![A-Za-z0-9+])(?:"
     r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b|ABSK[\w+/]{60,}|LTAI[A-Za-z0-9]{16,}|AIza[\w-]{35}|GOCSPX-[\w-]{20,}"
     r"|ya29\.[\w-]{30,}|1//0[\w-]{30,}|(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{20,}"
     # Words joined by hyphens are a slug; a key has one long run of characters.
     r"|sk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|sk-(?:ant|proj|svcacct|admin|or)-[\w-]{20,}"
     r"|gl(?:pat|dt|rt|ptt|ft|soat|agent|cbt|imt|oas)-[\w.-]{16,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{20,}"
     r"|(?:npm|gsk|r8|fw|pcsk|rubygems|ntn|figd|tfp|lin_api|lin_oauth|wandb_v\d|sbp|sq[pua]|dckr_(?:pat|oat)|bkua|CCIPAT"
-    r"|sntry[su]|glsa|glc|whsec|[sr]k_(?:live|test)|shp(?:at|ca|pa|ss)|do[opr]_v1|pscale_(?:tkn|pw|oauth)|lsv2_[ps][tk]"
-    r"|nrjs|secret|hvs|hvb|hvr|dop|tvly|jina|napi|sgp)_(?=[\w+/=-]*\d)[\w+/=-]{20,}"
+    r"|sntryu|glsa|glc|whsec|[sr]k_(?:live|test)|shp(?:at|ca|pa|ss)|do[opr]_v1|pscale_(?:tkn|pw|oauth)|lsv2_[ps][tk]"
+    r"|nrjs|sgp)_(?=[\w-]*\d)[\w-]{20,}|(?:secret|jina|napi)_[A-Za-z0-9]{30,}"
     r"|(?:xai|pplx|nvapi|HRKU|NRAK|NRII|pul|CFPAT|PMAK|tskey-\w+|xkeysib|sq0[a-z]{3}|pypi|ATATT|tvly|dsk)-?(?=[\w-]*\d)"
-    r"[\w=-]{24,}|(?:EAACEdEose0cBA|EAAA|EAA)(?=\w*\d)[\w-]{40,}|ATBB[A-Za-z0-9]{20,}|AKCp[A-Za-z0-9]{30,}|dapi[0-9a-f]{32}"
+    r"[\w=-]{24,}|(?:EAACEdEose0cBA|EAAA|EAA)(?=\w*\d)[\w-]{40,}|ATBB[A-Za-z0-9]{20,}|(?:AKCp|cmVmdGtu)[A-Za-z0-9]{30,}|dapi[0-9a-f]{32}"
     r"|(?:hvs|hvb|dp\.\w{2,5}|dt0\w\d\d|sl)\.(?=[\w.-]*\d)[\w.-]{24,}|SG\.[\w-]{16,}\.[\w-]{16,}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}"
     r"|pat[A-Za-z0-9]{14}\.[0-9a-f]{40,}|v1\.0-[0-9a-f]{24}-[0-9a-f]{100,}|fm[12]_[\w+/=]{60,}|ops_eyJ[\w+/=]{60,}|A{19,}[A-Za-z0-9%]{30,}"
     r"|SK[0-9a-f]{32}|key-[0-9a-f]{32}|[0-9a-f]{32}-us\d\d?\b|cio[A-Za-z0-9]{32}\b|\d{8,10}:AA[\w-]{32,}|[A-Za-z\d]{3}\dQ~[\w.~-]{31,}"
-    r"|access_token\$\w+\$\w{10,}\$\w{20,}|AGE-SECRET-KEY-1\w{20,}|[MNO][\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"
+    r"|access_token\$\w+\$\w{10,}\$\w{20,}|sntrys_[\w+/=]{40,}|AGE-SECRET-KEY-1\w{20,}|[MNO][\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"
     r"|(?:sk\.)?eyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?)"
 )
 _RANDOM = r"(?=[^\s\"'<>{}()$]*\d)(?=[^\s\"'<>{}()$]*[A-Za-z])"
@@ -57,6 +57,10 @@ _SECRET_VALUES = {
         r"|(?i:(?<![A-Za-z])(?:\w*[_-])?(?:api_?-?key|secret(?:[_-]?access)?(?:[_-]?key)?|password|passwd|auth_?token"
         r"|access[_-]?(?:token|key)|account_?key)))"
         rf"[\"']?\s*[:=]\s*[\"']?{_RANDOM}[^\s\"'<>{{}}()$]{{8,}}"
+    ),
+    "a value of a secret setting of any name": re.compile(
+        r"(?i:\b\w*(?:token|secret|(?:app|admin|private|license)[_-]?key))[\"']?\s*[:=]\s*[\"']?(?=(?:[\w-]*\d){3})"
+        r"(?=[\w-]*[A-Za-z])[\w-]{20,}(?=[\"'\s,;]|$)|[A-Z_]*(?:PASSWORD|PASSWD|PWD)=(?!YOUR)[^\s\"'<>{}()$.]{6,}"
     ),
     "a login of netrc": re.compile(r"\blogin\s+\S+\s+password\s+\S+"),
     "a login of Kaggle": re.compile(r"\busername\W{1,6}\w+\W{1,6}key\W{1,6}[0-9a-f]{32}\b"),

@@ -16,6 +16,7 @@ from conftest import NUM_PSEUDO_TOKENS, build_encoder, build_model, build_proces
 from credentials import credentials
 from fake_hub import TOKEN
 from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
+from safetensors.torch import save
 
 from hycir_hf import HyCIRModel
 from hycir_hf import hub as hub_module
@@ -205,7 +206,7 @@ def test_what_a_model_saved_anew_drops_is_named(hub, folder, tmp_path, capsys):
     build_processor().save_pretrained(tmp_path / "mapper")
     own = ["custom.py", "extra.safetensors", *(f"{number}.pt" for number in range(5))]
     for name in own:
-        (tmp_path / "mapper" / name).write_text("")
+        (tmp_path / "mapper" / name).write_bytes(save({}))
     assert set(push_folder(tmp_path / "mapper", "ann/emoji").left_out) == set(own)
     assert main(["push", str(tmp_path / "mapper"), "ann/emoji"]) == 0
     assert "Left out: 0.pt, 1.pt, 2.pt, 3.pt, 4.pt and 2 more\n" in capsys.readouterr().out

@@ -116,6 +116,27 @@ def test_a_key_that_stands_twice_is_searched_twice():
     assert find_leaks({"a.json": b'{"api_key": "abc", "api_key": ""}'})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "https://{0}@huggingface.co/x",
+            "x_{0}",
+            "({0})",
+            "token={0}",
+            "<b>{0}</b>",
+            "'{0}',",
+            "{0}\\n",
+            "a/{0}/b",
+            "ü{0}",
+        ),
+    ],
+)
+def test_credentials_within_other_texts_are_found(text):
+    for kind in ("huggingface", "npm", "stripe-secret", "aws-access-key", "sendgrid", "anthropic"):
+        assert find_leaks({"a.md": text.format(credentials()[kind]).encode()}), kind
+
+
 def test_places_are_named():
     secret = credentials()["github-classic"]
     table = pa.table({"id": ["a", "b", "c"], "query_text": ["x", "y", secret]})
@@ -174,6 +195,7 @@ def test_a_path_that_exists_here_is_refused(tmp_path):
             "https://x.example:8080/a@b",
         ),
         *('"pad_token": "<pad>"', "api_key=os.environ['API_KEY']", "Authorization: Bearer $TOKEN", "HF_TOKEN=..."),
+        *("jina_embeddings_v3/modular_jina_embeddings_v3.py", "(?i:\\b\\w*)", "secret_sharing_scheme_for_layer_12"),
         *("sha256: " + "0123456789abcdef" * 4, "secret_key = None", "password: str | None = None"),
     ],
 )

@@ -1,9 +1,7 @@
 """The app's page: its parts are connected with Gradio and served."""
 
-import ipaddress
 import logging
 import os
-import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -30,8 +28,8 @@ from .session import Browsing, Session, go_back, pick, pick_id, search, search_a
 try:
     import gradio as gr
     from starlette.middleware import Middleware
-    from starlette.responses import PlainTextResponse
-    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from .guard import Guard, is_local_name
 except ImportError as error:
     raise ImportError(
         "hycir_hf.app needs gradio 6 or later, which cannot be imported. Install it with pip install 'hycir_hf[app]'."
@@ -180,7 +178,8 @@ def launch_app(
 ) -> str:
     """Serve a page that `build_app` made.
 
-    Only the page's own files are served; its images are embedded. Nothing is fetched from other hosts.
+    Only the page's own files are served; its images are embedded. Nothing is fetched from other hosts. On a loopback
+    address the page answers to local names only. It refuses changes that other sites' pages ask for.
 
     Args:
         page (`gradio.Blocks`): The page.
@@ -199,7 +198,7 @@ def launch_app(
     if port is not None and not 1 <= port <= _MAX_PORT:
         raise ValueError(f"Expected a port from 1 to {_MAX_PORT}, but found {port}. The usual one is 7860.")
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    if not _is_loopback(host):
+    if not is_local_name(host):
         logger.warning(
             "The page listens on %s: everybody who can reach this address can search and see the gallery.", host
         )
@@ -211,7 +210,7 @@ def launch_app(
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(_NoFiles)]},
+        app_kwargs={"middleware": [Middleware(Guard, is_local_name(host), max_upload_mb * 2**20, 2 * _UPLOAD_SECONDS)]},
         max_file_size=max_upload_mb * 2**20,
         theme=gr.themes.Default(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -271,19 +270,6 @@ def _names_url(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(_names_url, value))
 
 
-class _NoFiles:
-    """Refuses the routes by which Gradio serves files or other hosts' pages. The page needs neither."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http" and re.search("/(file|proxy)[=/]", scope["path"]):
-            app = PlainTextResponse("This page serves no files.", 403)
-        await app(scope, receive, send)
-
-
 def _check_free(host: str, port: int | None) -> None:
     """Check that the server can listen: otherwise Gradio would wait for ever."""
     try:
@@ -292,10 +278,3 @@ def _check_free(host: str, port: int | None) -> None:
     except OSError as error:
         where = f"{host}, port {port}" if port else host
         raise OSError(f"Cannot listen on {where}: {error.strerror}. Choose another host or port.") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
