@@ -99,12 +99,12 @@ def _is_upload(scope: Scope) -> bool:
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """Read a request's body, or return None if it is longer than the limit."""
+    """Read a request's body, or return None if it is longer than the limit or breaks off."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > limit:
+        if len(body) > limit or message["type"] == "http.disconnect":
             return None
         if not message.get("more_body", False):
             return bytes(body)
