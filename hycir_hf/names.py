@@ -31,25 +31,26 @@ _TOKEN = re.compile(
     r"|(?:npm|gsk|r8|fw|pcsk|rubygems|ntn|figd|tfp|lin_api|lin_oauth|wandb_v\d|sbp|sq[pua]|dckr_(?:pat|oat)|bkua|CCIPAT"
     r"|sntryu|glsa|glc|whsec|[sr]k_(?:live|test)|shp(?:at|ca|pa|ss)|do[opr]_v1|pscale_(?:tkn|pw|oauth)|lsv2_[ps][tk]"
     r"|nrjs|sgp)_(?=[\w-]*\d)[\w-]{20,}|(?:secret|jina|napi)_[A-Za-z0-9]{30,}"
-    r"|(?:xai|pplx|nvapi|HRKU|NRAK|NRII|pul|CFPAT|PMAK|tskey-\w+|xkeysib|sq0[a-z]{3}|pypi|ATATT|tvly|dsk)-?(?=[\w-]*\d)"
-    r"[\w=-]{24,}|(?:EAACEdEose0cBA|EAAA|EAA)(?=\w*\d)[\w-]{40,}|ATBB[A-Za-z0-9]{20,}|(?:AKCp|cmVmdGtu)[A-Za-z0-9]{30,}|dapi[0-9a-f]{32}"
+    r"|(?:xai|pplx|nvapi|HRKU|NRAK|NRII|pul|CFPAT|PMAK|tskey-\w+|xkeysib|sq0[a-z]{3}|pypi|AT[AC]TT|tvly|dsk)-?(?=[\w-]*\d)"
+    r"[\w=-]{20,}|(?:EAACEdEose0cBA|EAAA|EAA)(?=\w*\d)[\w-]{40,}|ATBB[A-Za-z0-9]{20,}|(?:AKCp|cmVmdGtu)[A-Za-z0-9]{30,}|dapi[0-9a-f]{32}"
     r"|(?:hvs|hvb|dp\.\w{2,5}|dt0\w\d\d|sl)\.(?=[\w.-]*\d)[\w.-]{24,}|SG\.[\w-]{16,}\.[\w-]{16,}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}"
     r"|pat[A-Za-z0-9]{14}\.[0-9a-f]{40,}|v1\.0-[0-9a-f]{24}-[0-9a-f]{100,}|fm[12]_[\w+/=]{60,}|ops_eyJ[\w+/=]{60,}|A{19,}[A-Za-z0-9%]{30,}"
-    r"|SK[0-9a-f]{32}|key-[0-9a-f]{32}|[0-9a-f]{32}-us\d\d?\b|cio[A-Za-z0-9]{32}\b|\d{8,10}:AA[\w-]{32,}|[A-Za-z\d]{3}\dQ~[\w.~-]{31,}"
+    r"|SK[0-9a-f]{32}|sk_[0-9a-f]{40,}|ES_[0-9a-f]{32}|AQ\.[\w-]{40,}|LS0tLS1CRUdJTi[\w+/=]{60,}"
+    r"|key-[0-9a-z]{32}\b|[0-9a-f]{36}NRAL|[0-9a-f]{32}-us\d\d?\b|cio[A-Za-z0-9]{32}\b|(?:bot)?\d{8,10}:AA[\w-]{32,}|[A-Za-z\d]{3}\dQ~[\w.~-]{31,}"
     r"|access_token\$\w+\$\w{10,}\$\w{20,}|sntrys_[\w+/=]{40,}|AGE-SECRET-KEY-1\w{20,}|[MNO][\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"
     r"|(?:sk\.)?eyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?)"
 )
 _RANDOM = r"(?=[^\s\"'<>{}()$]*\d)(?=[^\s\"'<>{}()$]*[A-Za-z])"
 _SECRET_VALUES = {
     "a credential": _TOKEN,
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----"),
+    "a private key": re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY( BLOCK)?|OpenVPN Static key)|PuTTY-User-Key-File-\d"),
     "a URL with a password": re.compile(r"\w:/{1,2}[^/\s:@\"'<>{}]*:[^/\s:@\"'<>{}$*]+@[\w\[]"),
     "a signed or secret URL": re.compile(
         r"hooks\.slack\.com/\w+/\w{8,}|discord(app)?\.com/api/webhooks/\d{8,}|\.webhook\.office\.com/webhookb2/\w{8}"
         r"|hooks\.zapier\.com/hooks/catch/\d|[?&](sig|X-Amz-Signature|X-Goog-Signature)=[\w%+/]{20,}"
     ),
     "an Authorization header": re.compile(
-        rf"(?i:authorization)[\"']?\s*[:=]\s*[\"']?(?:Basic|Bearer|Token)\s+{_RANDOM}[\w+/=.~-]{{12,}}"
+        rf"(?i:authorization)[\"']?\s*[:=]\s*[\"']?(?i:Basic|Bearer|Token|SSWS)\s+{_RANDOM}[\w+/=.~-]{{12,}}"
     ),
     "a value of a secret setting": re.compile(
         # An environment's names, whatever the service, and names that say what they are.
@@ -61,6 +62,12 @@ _SECRET_VALUES = {
     "a value of a secret setting of any name": re.compile(
         r"(?i:\b\w*(?:token|secret|(?:app|admin|private|license)[_-]?key))[\"']?\s*[:=]\s*[\"']?(?=(?:[\w-]*\d){3})"
         r"(?=[\w-]*[A-Za-z])[\w-]{20,}(?=[\"'\s,;]|$)|[A-Z_]*(?:PASSWORD|PASSWD|PWD)=(?!YOUR)[^\s\"'<>{}()$.]{6,}"
+    ),
+    "an option with a secret": re.compile(
+        rf"--(?:\w+-)?(?:password|token|api-key|secret|key)[= ][\"']?{_RANDOM}[^\s\"'<>{{}}()$]{{12,}}"
+    ),
+    "a login of Docker": re.compile(
+        r"\bauth\b[\"']?\s*[:=]\s*[\"']?(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{16,}={0,2}(?![\w.(])"
     ),
     "a login of netrc": re.compile(r"\blogin\s+\S+\s+password\s+\S+"),
     "a login of Kaggle": re.compile(r"\busername\W{1,6}\w+\W{1,6}key\W{1,6}[0-9a-f]{32}\b"),
