@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_PORT = 65535
 
 
@@ -47,6 +47,7 @@ class HostGuard:
     - A server on a loopback address answers requests for a loopback name only, or for one of `allowed_hosts`.
     - A request that changes or computes something (any but GET, HEAD and OPTIONS) must not come from a page of another
       site: its header Origin, if there is one, must name the host that is asked, or be one of `allowed_origins`.
+      Without it, Sec-Fetch-Site must not name another site.
 
     Args:
         app (ASGI application): What is guarded.
@@ -73,19 +74,28 @@ class HostGuard:
             await send_error(send, 403, problem)
 
     def _problem(self, scope: Any) -> str | None:
-        host, origin = (header(scope, name).lower() for name in ("host", "origin"))
+        host = header(scope, "host").lower()
         name = _host_name(host)
         if not (self.has_any_host or is_loopback(name) or name in self.allowed_hosts):
             return f"This server does not answer for the host {host[:100]!r}. Ask for 127.0.0.1, or allow the host."
-        is_own = not origin or _place(origin) == host or origin in self.allowed_origins
-        if not is_own and scope.get("method") not in _SAFE_METHODS:
-            return f"Pages of {origin[:100]!r} may not ask this server. Allow the origin if it is yours."
+        if scope.get("method") not in SAFE_METHODS and not self._is_own_page(scope, host):
+            return (
+                f"Pages of {header(scope, 'origin')[:100]!r} may not ask this server. Allow the origin if it is yours."
+            )
         return None
 
+    def _is_own_page(self, scope: Any, host: str) -> bool:
+        """Tell whether a request comes from the server's own page, an allowed one, or no page at all."""
+        origin = header(scope, "origin", "none").lower()
+        if origin == "none":
+            return header(scope, "sec-fetch-site", "none") in ("none", "same-origin")
+        own = [host, header(scope, "x-forwarded-host").lower() if self.has_any_host else ""]  # a proxy may rename it
+        return (_place(origin) or "null") in own or origin in self.allowed_origins
 
-def header(scope: Any, name: str) -> str:
-    """Return the first header of that name in an ASGI scope, or ""."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name.encode()), "")
+
+def header(scope: Any, name: str, default: str = "") -> str:
+    """Return the first header of that name in an ASGI scope, or the default."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name.encode()), default)
 
 
 async def send_error(send: Any, status: int, message: str, **more: str) -> None:

@@ -1,4 +1,4 @@
-"""Push models and SynCir datasets to the Hugging Face Hub, without secrets and local paths.
+"""Push models and SynCir datasets to the Hugging Face Hub; files with secrets or local paths are refused.
 
 `huggingface_hub` finds the access token (`hf auth login` or HF_TOKEN). It is never shown or written here.
 """
@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import validate_repo_id
 
 from .files import read_json
-from .hub_cleaning import TEXT_SUFFIXES, clean_texts
+from .hub_checks import Leak, find_leaks, refuse_leaks
 from .modeling_hycir import HyCIRModel
 from .names import is_hub_id
 from .processing_hycir import HyCIRProcessor
@@ -35,6 +35,23 @@ _REFUSED = (401, 403)  # HTTP: no token, or a token without the permission
 
 
 @dataclass(frozen=True)
+class PushPlan:
+    """What a push would do, as far as the folder tells.
+
+    Args:
+        repo_type (`str`): "model" or "dataset".
+        sizes (`dict[str, int]`): Path of each file to upload -> size in bytes.
+        left_out (`list[str]`): Files of the folder that are not uploaded.
+        leaks (`list[Leak]`): Secrets and local paths. A push is refused if there are any.
+    """
+
+    repo_type: str
+    sizes: dict[str, int]
+    left_out: list[str]
+    leaks: list[Leak]
+
+
+@dataclass(frozen=True)
 class PushReport:
     """What a push did.
 
@@ -44,8 +61,6 @@ class PushReport:
         is_private (`bool`): Whether only its owner can see it.
         uploaded (`list[str]`): Paths in the repository.
         left_out (`list[str]`): Files of the folder that were not uploaded.
-        stripped (`list[str]`): "file: key" or "file: line 3" of each local path that was removed from the uploaded
-            copies.
         deleted (`list[str]`): Old shards in the repository that the uploaded ones replace.
     """
 
@@ -54,8 +69,29 @@ class PushReport:
     is_private: bool
     uploaded: list[str]
     left_out: list[str]
-    stripped: list[str]
     deleted: list[str]
+
+
+def plan_push(folder: str | os.PathLike) -> PushPlan:
+    """Search a folder for secrets and local paths, as `push_folder` does first. Loads no model and sends nothing.
+
+    Args:
+        folder (`str` or `Path`): Saved HyCIR model or SynCir dataset.
+
+    Raises:
+        ValueError: If the folder is neither, or a file is damaged, so that it cannot be searched.
+    """
+    folder = Path(folder)
+    repo_type = find_repo_type(folder)
+    if repo_type == "model":
+        _check_has_processor(folder)
+    paths, left_out = _select(folder, folder)
+    _check_has_data(folder, paths, left_out)
+    leaks = find_leaks({**paths})
+    if repo_type == "model" and _needs_local_encoder(_read_config(folder)):
+        # A push saves this model whole, without its encoder's name.
+        leaks = [one for one in leaks if (one.file, one.place) != ("config.json", "encoder_name_or_path")]
+    return PushPlan(repo_type, {name: path.stat().st_size for name, path in paths.items()}, left_out, leaks)
 
 
 def push_folder(
@@ -71,8 +107,8 @@ def push_folder(
     """Upload a saved HyCIR model or a SynCir dataset, with its card.
 
     A model is uploaded with its code, so that `AutoModel.from_pretrained(repo_id, trust_remote_code=True)` works where
-    this package is not installed. If it needs an encoder from a local folder, that encoder is included. Local paths
-    are removed from the uploaded copies. The folder itself is not changed.
+    this package is not installed. If it needs an encoder from a local folder, that encoder is included. The folder
+    itself is not changed.
 
     Args:
         folder (`str` or `Path`): The folder.
@@ -84,29 +120,28 @@ def push_folder(
         token (`str`, *optional*): By default the token that `huggingface_hub` knows.
 
     Raises:
-        ValueError: If the folder is neither, a file holds a secret, or `private` is set for a public repository.
+        ValueError: If the folder is neither, a file holds a secret or a local path, or `private` is set for a public
+            repository.
         OSError: If the Hub cannot be reached, or refuses the upload.
     """
     folder = Path(folder)
     _check_names(repo_id, datasets)
-    repo_type = find_repo_type(folder)
-    if repo_type == "model":
-        _check_has_processor(folder)
-    elif datasets:
+    plan = plan_push(folder)
+    repo_type = plan.repo_type
+    if datasets and repo_type == "dataset":
         raise ValueError("Only a model's card names datasets, but this folder is a dataset. Leave datasets= out.")
+    refuse_leaks(plan.leaks)
     with tempfile.TemporaryDirectory() as temporary:
         source = _self_contained(folder, Path(temporary)) if repo_type == "model" else folder
         paths, left_out = _select(folder, source)
-        contents, stripped = _clean(paths, repo_id)
-        _check_has_data(folder, paths, left_out)
-        card = contents["README.md"] if "README.md" in contents else _read(paths.get("README.md"))
-        if repo_type == "model":
-            facts = ModelCardFacts.from_folder(folder, repo_id, license=license, datasets=datasets)
-            contents["README.md"] = facts.render() if card is None else complete_card(card, facts)
-        elif license is not None:
-            contents["README.md"] = _with_license(card or "", license)
         files: dict[str, Any] = {**paths}
-        files |= {name: text.encode(errors="surrogateescape") for name, text in contents.items()}
+        card = _card(folder, repo_id, repo_type, license, datasets)
+        if card is not None:
+            files["README.md"] = card.encode(errors="surrogateescape")
+        # Again, because the message, the card and what was saved anew are not the folder's.
+        message = commit_message or f"Upload HyCIR {'model' if repo_type == 'model' else 'triplets'}"
+        new = {name: value for name, value in files.items() if value != folder / name}
+        refuse_leaks(find_leaks(new | {"commit message": message.encode()}))
         api = HfApi(token=token)
         with _hub_errors(repo_id):
             is_private = _ensure_repo(api, repo_id, repo_type, private)
@@ -117,10 +152,10 @@ def push_folder(
                     *map(CommitOperationDelete, deleted),
                     *(CommitOperationAdd(name, value) for name, value in sorted(files.items())),
                 ],
-                commit_message=commit_message or f"Upload HyCIR {'model' if repo_type == 'model' else 'triplets'}",
+                commit_message=message,
                 repo_type=repo_type,
             )
-    return PushReport(str(commit.repo_url), commit.oid, is_private, sorted(files), left_out, stripped, deleted)
+    return PushReport(str(commit.repo_url), commit.oid, is_private, sorted(files), left_out, deleted)
 
 
 def find_repo_type(folder: str | os.PathLike) -> str:
@@ -163,8 +198,16 @@ def _check_has_processor(folder: Path) -> None:
         )
 
 
-def _read(path: Path | None) -> str | None:
-    return None if path is None else path.read_text(encoding="utf-8", errors="surrogateescape")
+def _card(folder: Path, repo_id: str, repo_type: str, license: str | None, datasets: Sequence[str]) -> str | None:
+    """Complete the folder's card, or make a model's; a dataset may have none."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
+    if card is not None:
+        card = card.replace('load_dataset("PATH"', f'load_dataset("{repo_id}"')
+    if repo_type == "dataset":
+        return card if license is None else _with_license(card or "", license)
+    facts = ModelCardFacts.from_folder(folder, repo_id, license=license, datasets=datasets)
+    return facts.render() if card is None else complete_card(card, facts)
 
 
 def _with_license(text: str, license: str) -> str:
@@ -174,10 +217,14 @@ def _with_license(text: str, license: str) -> str:
     return str(card)
 
 
+def _needs_local_encoder(config: dict[str, Any]) -> bool:
+    return bool(config.get("mapper_only")) and not is_hub_id(config.get("encoder_name_or_path"))
+
+
 def _self_contained(folder: Path, temporary: Path) -> Path:
     """Return the folder, or a copy that needs nothing else: with code, processor and the weights of a local encoder."""
     config = _read_config(folder)
-    needs_local_encoder = config.get("mapper_only") and not is_hub_id(config.get("encoder_name_or_path"))
+    needs_local_encoder = _needs_local_encoder(config)
     has_code = "auto_map" in config and all((folder / f"{name}_hycir.py").is_file() for name in _CODE)
     if has_code and not needs_local_encoder:
         return folder
@@ -220,16 +267,6 @@ def _check_has_data(folder: Path, paths: dict[str, Path], left_out: list[str]) -
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _clean(paths: dict[str, Path], repo_id: str) -> tuple[dict[str, str], list[str]]:
-    """Return the new content of each text file that changes, and where local paths were removed."""
-    texts = {name: _read(path) or "" for name, path in paths.items() if path.suffix in TEXT_SUFFIXES}
-    changed, stripped = clean_texts(texts)
-    card = changed.get("README.md", texts.get("README.md", ""))
-    if 'load_dataset("PATH"' in card:
-        changed["README.md"] = card.replace('load_dataset("PATH"', f'load_dataset("{repo_id}"')
-    return changed, stripped
 
 
 def _replaced(present: Sequence[str], files: dict[str, Any]) -> list[str]:

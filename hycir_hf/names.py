@@ -15,21 +15,62 @@ _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 # only together with the name of a service or a purpose.
 _SECRET_KEY = re.compile(
     r"((.*_)?(api_?keys?|secrets?|passwords?|passwd|passphrase|credentials?|authorization)"
-    r"|(.*_)?(access|secret|private|ssh|signing|encryption)_key"
+    r"|(.*_)?(access|account|admin|app|application|secret|private|ssh|signing|encryption)_key"
     r"|(.*_)?(anthropic|aws|azure|cohere|comet|deepseek|gcp|gemini|github|gitlab|google|groq|hf|hub|huggingface|mistral"
     r"|neptune|openai|openrouter|replicate|slack|together|wandb)_(key|token|pat)"
     r"|((.*_)?(auth|access|api|bearer|private|refresh|session)_?)?token)"
 )
-_SECRET_VALUES = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+# Each alternative is a form that only a credential has; all must begin where a word does.
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9+])(?:"
+    r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b|ABSK[\w+/]{60,}|LTAI[A-Za-z0-9]{16,}|AIza[\w-]{35}|GOCSPX-[\w-]{20,}"
+    r"|ya29\.[\w-]{30,}|1//0[\w-]{30,}|(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{20,}"
     # Words joined by hyphens are a slug; a key has one long run of characters.
-    "an API key": re.compile(r"\bsk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|\bAIza[A-Za-z0-9_-]{35}"),
-    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}"),
-    "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
-    "a Slack token": re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
-    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a URL with a password": re.compile(r"://[^/\s:@\"']+:[^/\s:@\"']+@"),
+    r"|sk-(?:[A-Za-z0-9]+[_-])*[A-Za-z0-9]{16,}|sk-(?:ant|proj|svcacct|admin|or)-[\w-]{20,}"
+    r"|gl(?:pat|dt|rt|ptt|ft|soat|agent|cbt|imt|oas)-[\w.-]{16,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{20,}"
+    r"|(?:npm|gsk|r8|fw|pcsk|rubygems|ntn|figd|tfp|lin_api|lin_oauth|wandb_v\d|sbp|sq[pua]|dckr_(?:pat|oat)|bkua|CCIPAT"
+    r"|sntryu|glsa|glc|whsec|[sr]k_(?:live|test)|shp(?:at|ca|pa|ss)|do[opr]_v1|pscale_(?:tkn|pw|oauth)|lsv2_[ps][tk]"
+    r"|nrjs|sgp)_(?=[\w-]*\d)[\w-]{20,}|(?:secret|jina|napi)_[A-Za-z0-9]{30,}"
+    r"|(?:xai|pplx|nvapi|HRKU|NRAK|NRII|pul|CFPAT|PMAK|tskey-\w+|xkeysib|sq0[a-z]{3}|pypi|AT[AC]TT|tvly|dsk)-?(?=[\w-]*\d)"
+    r"[\w=-]{20,}|(?:EAACEdEose0cBA|EAAA|EAA)(?=\w*\d)[\w-]{40,}|ATBB[A-Za-z0-9]{20,}|(?:AKCp|cmVmdGtu)[A-Za-z0-9]{30,}|dapi[0-9a-f]{32}"
+    r"|(?:hvs|hvb|dp\.\w{2,5}|dt0\w\d\d|sl)\.(?=[\w.-]*\d)[\w.-]{24,}|SG\.[\w-]{16,}\.[\w-]{16,}|[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}"
+    r"|pat[A-Za-z0-9]{14}\.[0-9a-f]{40,}|v1\.0-[0-9a-f]{24}-[0-9a-f]{100,}|fm[12]_[\w+/=]{60,}|ops_eyJ[\w+/=]{60,}|A{19,}[A-Za-z0-9%]{30,}"
+    r"|SK[0-9a-f]{32}|sk_[0-9a-f]{40,}|ES_[0-9a-f]{32}|AQ\.[\w-]{40,}|LS0tLS1CRUdJTi[\w+/=]{60,}"
+    r"|key-[0-9a-z]{32}\b|[0-9a-f]{36}NRAL|[0-9a-f]{32}-us\d\d?\b|cio[A-Za-z0-9]{32}\b|(?:bot)?\d{8,10}:AA[\w-]{32,}|[A-Za-z\d]{3}\dQ~[\w.~-]{31,}"
+    r"|access_token\$\w+\$\w{10,}\$\w{20,}|sntrys_[\w+/=]{40,}|AGE-SECRET-KEY-1\w{20,}|[MNO][\w-]{23,}\.[\w-]{6}\.[\w-]{27,}"
+    r"|(?:sk\.)?eyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?)"
+)
+_RANDOM = r"(?=[^\s\"'<>{}()$]*\d)(?=[^\s\"'<>{}()$]*[A-Za-z])"
+_SECRET_VALUES = {
+    "a credential": _TOKEN,
+    "a private key": re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY( BLOCK)?|OpenVPN Static key)|PuTTY-User-Key-File-\d"),
+    "a URL with a password": re.compile(r"\w:/{1,2}[^/\s:@\"'<>{}]*:[^/\s:@\"'<>{}$*]+@[\w\[]"),
+    "a signed or secret URL": re.compile(
+        r"hooks\.slack\.com/\w+/\w{8,}|discord(app)?\.com/api/webhooks/\d{8,}|\.webhook\.office\.com/webhookb2/\w{8}"
+        r"|hooks\.zapier\.com/hooks/catch/\d|[?&](sig|X-Amz-Signature|X-Goog-Signature)=[\w%+/]{20,}"
+    ),
+    "an Authorization header": re.compile(
+        rf"(?i:authorization)[\"']?\s*[:=]\s*[\"']?(?i:Basic|Bearer|Token|SSWS)\s+{_RANDOM}[\w+/=.~-]{{12,}}"
+    ),
+    "a value of a secret setting": re.compile(
+        # An environment's names, whatever the service, and names that say what they are.
+        r"(?:(?<![A-Za-z0-9])[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|PAT|SECRET|PASSWORD|PASS|PWD|CREDENTIALS?)"
+        r"|(?i:(?<![A-Za-z])(?:\w*[_-])?(?:api_?-?key|secret(?:[_-]?access)?(?:[_-]?key)?|password|passwd|auth_?token"
+        r"|access[_-]?(?:token|key)|account_?key)))"
+        rf"[\"']?\s*[:=]\s*[\"']?{_RANDOM}[^\s\"'<>{{}}()$]{{8,}}"
+    ),
+    "a value of a secret setting of any name": re.compile(
+        r"(?i:\b\w*(?:token|secret|(?:app|admin|private|license)[_-]?key))[\"']?\s*[:=]\s*[\"']?(?=(?:[\w-]*\d){3})"
+        r"(?=[\w-]*[A-Za-z])[\w-]{20,}(?=[\"'\s,;]|$)|[A-Z_]*(?:PASSWORD|PASSWD|PWD)=(?!YOUR)[^\s\"'<>{}()$.]{6,}"
+    ),
+    "an option with a secret": re.compile(
+        rf"--(?:\w+-)?(?:password|token|api-key|secret|key)[= ][\"']?{_RANDOM}[^\s\"'<>{{}}()$]{{12,}}"
+    ),
+    "a login of Docker": re.compile(
+        r"\bauth\b[\"']?\s*[:=]\s*[\"']?(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{16,}={0,2}(?![\w.(])"
+    ),
+    "a login of netrc": re.compile(r"\blogin\s+\S+\s+password\s+\S+"),
+    "a login of Kaggle": re.compile(r"\busername\W{1,6}\w+\W{1,6}key\W{1,6}[0-9a-f]{32}\b"),
 }
 EXPORT_MANIFEST = "export.json"
 """The file that says which ONNX graphs a folder holds. transformers' exporters write it."""
@@ -88,8 +129,17 @@ def public_path(text: str) -> str:
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{place.partition('?')[0]}"
     path = Path(text)
     if not path.is_absolute():
-        return text
+        return path.name if text.startswith("~") else text
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def public_value(value: Any) -> Any:
+    """Show a JSON value with its paths as `public_path` shows them, at any depth."""
+    if isinstance(value, dict):
+        return {key: public_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [public_value(item) for item in value]
+    return public_path(value) if isinstance(value, str) else value
 
 
 def is_secret_key(key: str) -> bool:
@@ -98,9 +148,9 @@ def is_secret_key(key: str) -> bool:
     return _SECRET_KEY.fullmatch(normalized) is not None
 
 
-def secrets_in(text: str) -> list[str]:
-    """Say which kinds of credentials a text holds."""
-    return [what for what, pattern in _SECRET_VALUES.items() if pattern.search(text)]
+def secrets_in(text: str) -> list[tuple[str, int]]:
+    """Find credentials in a text: the kind and position of each."""
+    return [(what, found.start()) for what, pattern in _SECRET_VALUES.items() for found in pattern.finditer(text)]
 
 
 def without_secrets(value: Any) -> Any:

@@ -234,6 +234,52 @@ def test_uploads_are_limited_and_never_served(served):
     assert httpx.get(f"{served}/gradio_api/file={small.json()[0]}").status_code == 403
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "192.168.0.1"]
+)
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"])
+def test_other_host_names_are_refused(served, host, path):
+    headers = {"Host": host and f"{host}:{urlsplit(served).port}"}
+    assert httpx.get(served + path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "[::1]"])
+def test_local_host_names_are_answered(served, host):
+    name = f"{host}:{urlsplit(served).port}"
+    assert httpx.get(f"{served}/config", headers={"Host": name}).status_code == 200
+    answer = httpx.post(f"{served}/gradio_api/queue/join", json={}, headers={"Host": name, "Origin": f"http://{name}"})
+    assert answer.status_code == 422  # passed on: the form is wrong
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"Origin": origin} for origin in ("https://evil.example", "null", "http://localhost:1", "file://", "")),
+        *({"Origin": origin} for origin in ("http://127.0.0.1", "http://evil@127.0.0.1")),
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example", "X-Forwarded-Host": "evil.example"},
+    ],
+)
+def test_other_sites_pages_change_nothing(served, headers):
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/search", "/gradio_api/cancel"):
+        assert httpx.post(served + path, json={}, headers=headers).status_code == 403, path
+        assert httpx.delete(served + path, headers=headers).status_code == 403, path
+
+
+def test_uploads_are_limited_in_number_and_total_size(served, monkeypatch):
+    upload_url, file = f"{served}/gradio_api/upload", ("a.png", b"x" * 1000)
+    assert httpx.post(upload_url, files=[("files", file), ("files", file)]).status_code == 413
+    assert httpx.post(upload_url, content=b"x", headers={"Content-Type": "text/plain"}).status_code == 413
+    chunks = (b"x" * 2**16 for _ in range(40))  # of unknown length
+    assert httpx.post(f"{served}/gradio_api/queue/join", content=chunks).status_code == 413
+    assert httpx.post(upload_url, files={"files": file}).status_code == 200
+    for name in ("MAX_KEPT_UPLOADS", "MAX_KEPT_MB"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"hycir_hf.app.guard.{name}", 0)
+            assert httpx.post(upload_url, files={"files": file}).status_code == 429
+    assert httpx.post(upload_url, files={"files": file}).status_code == 200
+
+
 @pytest.mark.parametrize("position", [1, 4])  # the text's field and the file's
 def test_no_url_is_fetched(served, monkeypatch, position):
     fetched = []

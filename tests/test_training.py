@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from hycir_hf import HyCIRModel, HyCIRProcessor, training
+from hycir_hf.hub_checks import find_leaks
 from hycir_hf.images import FeatureStore, build_features, open_images
 from hycir_hf.training import CombinerHead, HybridTrainer, HybridTrainingArguments
 from hycir_hf.training import trainer as trainer_module
@@ -129,9 +130,12 @@ def test_it_learns_and_saves_a_model_that_loads(settings):
     composed = model.get_composed_features(**processor(images=[random_picture()], text=["night"], return_tensors="pt"))
     assert composed.shape == (1, 24)
     again = yaml.safe_load((folder / "training_config.yaml").read_text())
-    assert HybridTrainingArguments(**again) == HybridTrainingArguments(
+    paths = {name: settings[name] for name in settings.keys() & again.keys() if str(settings[name]).startswith("/")}
+    assert HybridTrainingArguments(**again | paths | {"output_dir": settings["output_dir"]}) == HybridTrainingArguments(
         **settings | {"objective": "zs", "steps": 12, "learning_rate": 1e-2, "log_steps": 1}
     )
+    assert find_leaks({path.name: path for path in folder.iterdir() if path.suffix != ".py"}) == []
+    assert build_trainer(settings, objective="zs", steps=12, learning_rate=1e-2, log_steps=1).train() == state
 
 
 def test_few_files_lie_between_an_unlabeled_image_and_its_loss(settings):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,8 +28,8 @@ from .session import Browsing, Session, go_back, pick, pick_id, search, search_a
 try:
     import gradio as gr
     from starlette.middleware import Middleware
-    from starlette.responses import PlainTextResponse
-    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from .guard import UploadGuard
 except ImportError as error:
     raise ImportError(
         "hycir_hf.app needs gradio 6 or later, which cannot be imported. Install it with pip install 'hycir_hf[app]'."
@@ -178,7 +177,8 @@ def launch_app(
 ) -> str:
     """Serve a page that `build_app` made.
 
-    Only the page's own files are served; its images are embedded. Nothing is fetched from other hosts.
+    Only the page's own files are served; its images are embedded. Nothing is fetched from other hosts. On a loopback
+    address the page answers to local names only. It refuses changes that other sites' pages ask for.
 
     Args:
         page (`gradio.Blocks`): The page.
@@ -195,8 +195,7 @@ def launch_app(
         ValueError: If `port` is out of range.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    guards = [Middleware(HostGuard, host=host)] if is_loopback(host) else []  # a proxy may change names
-    if not guards:
+    if not is_loopback(host):
         logger.warning(
             "The page listens on %s: everybody who can reach this address can search and see the gallery.", host
         )
@@ -208,7 +207,12 @@ def launch_app(
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,
-        app_kwargs={"middleware": [*guards, Middleware(_NoFiles)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(HostGuard, host=host),
+                Middleware(UploadGuard, max_upload_mb * 2**20, 2 * _UPLOAD_SECONDS),
+            ]
+        },
         max_file_size=max_upload_mb * 2**20,
         theme=gr.themes.Default(
             primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -266,16 +270,3 @@ def _names_url(value: Any) -> bool:
     if isinstance(value, dict):
         return "://" in str(value.get("path", "")) or any(map(_names_url, value.values()))
     return isinstance(value, list | tuple) and any(map(_names_url, value))
-
-
-class _NoFiles:
-    """Refuses the routes by which Gradio serves files or other hosts' pages. The page needs neither."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http" and re.search("/(file|proxy)[=/]", scope["path"]):
-            app = PlainTextResponse("This page serves no files.", 403)
-        await app(scope, receive, send)

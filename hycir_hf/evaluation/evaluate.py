@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..modeling_hycir import HyCIRModel
+from ..names import public_path
 from ..processing_hycir import HyCIRProcessor
 from ..retrieval import rank_candidates, rank_gallery
 from ..retrieval.queries import MAPPER, TRAINING_FREE, Combiner
@@ -125,7 +126,7 @@ def evaluate_benchmark(
     if data.has_targets:
         provenance = describe_run(
             data,
-            model=model_name,
+            model=public_path(model_name) if model_name else None,
             encoder_fingerprint=model.encoder_fingerprint(),
             prompt=data.benchmark.prompt or processor.prompt,
         )

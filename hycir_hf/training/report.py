@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from ..files import read_record, write_json, write_text
-from ..names import is_hub_id, public_path
+from ..names import is_hub_id, public_path, public_value
 from ..reports.cards import TAGS
 from ..reports.render import render
 from .arguments import HybridTrainingArguments
@@ -58,12 +58,14 @@ def write_report(folder: Path, arguments: HybridTrainingArguments, state: Traini
     Args:
         folder (`Path`): The model's.
         arguments (`HybridTrainingArguments`): Every setting as it was used. `hycir train --config
-            training_config.yaml` repeats the run.
+            training_config.yaml` repeats the run, once
+            output_dir and the data's folders are given: absolute paths are cut to what others may read.
         state (`TrainingState`): The state at the end.
         settings (`dict`): The settings that a resumed run must share.
     """
-    write_text(folder / "training_config.yaml", yaml.safe_dump(arguments.to_dict(), sort_keys=False))
-    write_json(folder / STATE_NAME, {"state": dataclasses.asdict(state), "settings": settings})
+    shown = public_value({name: value for name, value in arguments.to_dict().items() if name != "output_dir"})
+    write_text(folder / "training_config.yaml", yaml.safe_dump(shown, sort_keys=False))
+    write_json(folder / STATE_NAME, {"state": dataclasses.asdict(state), "settings": public_value(settings)})
     draw_curves(state.log, folder / "curves.png")
     write_text(folder / "README.md", _card(arguments, state))
 

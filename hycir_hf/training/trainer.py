@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..files import atomic_file, atomic_folder
 from ..losses import backward_in_chunks, hybrid_loss
+from ..names import public_value
 from .arguments import DEFAULTS, NOT_IN_RESUME, HybridTrainingArguments
 from .checkpoints import CheckpointFolder
 from .combiner import CombinerHead
@@ -102,7 +103,7 @@ class HybridTrainer:
         """
         result = read_result(self.output_dir / "model")
         if result is not None:
-            self._check_settings(result[1])
+            self._check_settings(result[1], public_value(self._settings()))
             logger.info("The training in %s is already done.", self.output_dir)
             return result[0]
         self.setup()
@@ -372,7 +373,7 @@ class HybridTrainer:
         if not steps:
             return
         saved = self.checkpoints.load(steps[-1])
-        self._check_settings(saved["settings"])
+        self._check_settings(saved["settings"], self._settings())
         self.trained.load_state_dict(saved["trained"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if saved["scaler"] is not None and self.accelerator.scaler is not None:
@@ -384,11 +385,11 @@ class HybridTrainer:
         """The settings that must stay the same when a training is resumed."""
         return {name: value for name, value in self.arguments.to_dict().items() if name not in NOT_IN_RESUME}
 
-    def _check_settings(self, found: dict[str, Any]) -> None:
+    def _check_settings(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
         found = {**DEFAULTS, **found}  # a setting that did not exist then had its default's effect
         other = [
             f"{name} was {found[name]!r} and is now {value!r}"
-            for name, value in self._settings().items()
+            for name, value in settings.items()
             if found[name] != value
         ]
         if other:
