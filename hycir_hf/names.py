@@ -56,7 +56,7 @@ _SECRET_VALUES = {
         # An environment's names, whatever the service, and names that say what they are.
         r"(?:(?<![A-Za-z0-9])[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|PAT|SECRET|PASSWORD|PASS|PWD|CREDENTIALS?)"
         r"|(?i:(?<![A-Za-z])(?:\w*[_-])?(?:api_?-?key|secret(?:[_-]?access)?(?:[_-]?key)?|password|passwd|auth_?token"
-        r"|access[_-]?(?:token|key)|account_?key)))"
+        r"|access[_-]?(?:token|key)|(?:account|shared_?access)_?key)))"
         rf"[\"']?\s*[:=]\s*[\"']?{_RANDOM}[^\s\"'<>{{}}()$]{{8,}}"
     ),
     "a value of a secret setting of any name": re.compile(
