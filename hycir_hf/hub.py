@@ -225,7 +225,8 @@ def _self_contained(folder: Path, temporary: Path) -> Path:
     """Return the folder, or a copy that needs nothing else: with code, processor and the weights of a local encoder."""
     config = _read_config(folder)
     needs_local_encoder = _needs_local_encoder(config)
-    has_code = "auto_map" in config and all((folder / f"{name}_hycir.py").is_file() for name in _CODE)
+    code = [folder / f"{name}_hycir.py" for name in _CODE]  # a link to a file elsewhere is not uploaded
+    has_code = "auto_map" in config and all(path.is_file() and not path.is_symlink() for path in code)
     if has_code and not needs_local_encoder:
         return folder
     model = HyCIRModel.from_pretrained(folder)

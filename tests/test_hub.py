@@ -167,6 +167,16 @@ def test_what_is_no_part_of_the_model_stays_here(hub, folder):
     assert set(report.left_out) == expected and not expected & set(hub.repo("ann/emoji").files)
 
 
+def test_linked_code_is_pushed_as_files(hub, folder, tmp_path):
+    """As in examples/emoji/hycir."""
+    (tmp_path / "code").mkdir()
+    names = [path.name for path in folder.glob("*.py")]
+    for name in names:
+        (folder / name).rename(tmp_path / "code" / name)
+        (folder / name).symlink_to(tmp_path / "code" / name)
+    assert set(names) <= set(push_folder(folder, "ann/emoji").uploaded) and "modeling_hycir.py" in names
+
+
 def test_a_folder_of_links_is_refused(hub, folder, tmp_path):
     (tmp_path / "cache").mkdir()
     for path in folder.iterdir():

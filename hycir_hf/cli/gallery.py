@@ -125,7 +125,12 @@ def info(gallery: str, /, *, images: str | None = None, common: Common | None = 
         "images_found": _images_found(opened, gallery, source),
     }
     width = max(map(len, values))
-    return Report(values, [f"{name:{width}}  {value}" for name, value in values.items()])
+    shown_values = {
+        **values,
+        "images": ", ".join(map(shown, values["images"])),
+        "images_found": "yes" if values["images_found"] else "no",
+    }
+    return Report(values, [f"{name.replace('_', ' '):{width}}  {value}" for name, value in shown_values.items()])
 
 
 @app.command(help_epilogue="Example:\n  hycir gallery export gallery features.parquet", sort_key=5)
