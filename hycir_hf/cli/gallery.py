@@ -113,6 +113,7 @@ def info(gallery: str, /, *, images: str | None = None, common: Common | None = 
     opened = hycir_hf.Gallery.load(gallery, mmap=True)
     source = opened.source if images is None else hycir_hf.retrieval.moved_source(opened.source, images)
     parts = (source or {}).get("parts", [source] if source else [])
+    places = [str(part.get("path", part["type"])) for part in parts]
     values = {
         "gallery": gallery,
         "count": len(opened),
@@ -121,13 +122,13 @@ def info(gallery: str, /, *, images: str | None = None, common: Common | None = 
         "bytes": sum(path.stat().st_size for path in Path(gallery).rglob("*") if path.is_file()),
         "model": opened.model_path,
         "encoder_fingerprint": opened.encoder_fingerprint,
-        "images": [part.get("path", part["type"]) for part in parts],
+        "images": places,
         "images_found": _images_found(opened, gallery, source),
     }
     width = max(map(len, values))
     shown_values = {
         **values,
-        "images": ", ".join(map(shown, values["images"])),
+        "images": ", ".join(map(shown, places)),
         "images_found": "yes" if values["images_found"] else "no",
     }
     return Report(values, [f"{name.replace('_', ' '):{width}}  {value}" for name, value in shown_values.items()])
