@@ -94,6 +94,11 @@ def test_the_papers_prompt_is_figure_3_word_for_word():
     assert roles == ["user", "assistant", "user"]
 
 
+def test_the_papers_recipe_is_the_defaults_written_out():
+    recipe = Path(__file__).parents[1] / "examples" / "paper" / "syncir_paper.yaml"
+    assert SynCirConfig.from_yaml(recipe) == SynCirConfig(store_images="reference")
+
+
 def test_the_recipe_for_fashion_images_speaks_of_clothes():
     recipe = Path(__file__).parents[1] / "examples" / "paper" / "syncir_fashion.yaml"
     turns = SynCirConfig.from_yaml(recipe).build_prompt().messages(REFERENCE, TARGET)

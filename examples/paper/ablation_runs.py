@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import concatenate_datasets, load_dataset
 from safetensors.torch import load_file, save_file
 
 from hycir_hf import HyCIRModel, HyCIRProcessor
+from hycir_hf.cli.models import default_device
 from hycir_hf.evaluation import (
     MAPPER,
     TRAINING_FREE,
@@ -128,7 +130,8 @@ def arguments_of(place: Place, run: Run) -> HybridTrainingArguments:
         settings |= {"triplets": place.lasco, "triplet_kind": "lasco", "triplet_images": place.lasco_images}
     sources = {"unlabeled": settings["unlabeled"], "triplet": settings.get("triplet_images") or settings["triplets"]}
     for stream, source in sources.items():
-        if place.encoder is not None or run.triplets == LASCO or not settings.get(f"{stream}_features"):
+        has_other_images = stream == "triplet" and run.triplets == LASCO
+        if place.encoder is not None or has_other_images or not settings.get(f"{stream}_features"):
             name = "".join(letter if letter.isalnum() else "_" for letter in f"{settings['encoder']}-{source}")
             settings[f"{stream}_features"] = str(place.work / "features" / name)
     return HybridTrainingArguments(**settings)
@@ -179,7 +182,8 @@ def _evaluate(place: Place, run: Run, path: Path, methods: list[str], split: str
         if kept.provenance["data"]["fingerprint"] == asked.fingerprint():
             return kept
     folder = place.runs / run.name / "model"
-    model, processor = HyCIRModel.from_pretrained(folder).eval(), HyCIRProcessor.from_pretrained(folder)
+    model = HyCIRModel.from_pretrained(folder).eval().to(default_device())
+    processor = HyCIRProcessor.from_pretrained(folder)
     data = read_benchmark(place.benchmark, place.data, split)
     features = _picture_features(place, model, processor, data)
     evaluation = evaluate_benchmark(
@@ -207,7 +211,7 @@ def _picture_features(place: Place, model: HyCIRModel, processor: HyCIRProcessor
 
 
 def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
-    """Train and evaluate the runs that are not there yet, `jobs` at once, each on one thread."""
+    """Train and evaluate the runs that are not there yet, `jobs` at once, each on a GPU of its own or on one thread."""
     waiting = [run for run in runs if not _results_path(place, run.name).is_file()]
     print(f"{len(runs)} runs, {len(waiting)} of them to be done, in {place.runs}", flush=True)
     if not waiting:
@@ -221,7 +225,10 @@ def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
             print(_do(place, run), flush=True)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_one_thread) as pool:
+    numbers = context.Queue()
+    for number in range(jobs):
+        numbers.put(number)
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_set_up_job, initargs=(numbers,)) as pool:
         tasks = [pool.submit(_do, place, run) for run in waiting[1:]]
         try:
             for done in as_completed(tasks):
@@ -234,11 +241,21 @@ def complete(place: Place, runs: Sequence[Run], jobs: int = 1) -> None:
 def _make_features(arguments: HybridTrainingArguments, streams: list[str]) -> None:
     """Encode the training images, before several processes want them."""
     model, processor = load_model(arguments)
+    model.to(default_device())
     open_streams(streams, replace(arguments, progress=True), model, processor, Share(0, 1), lambda: None)
 
 
+def _set_up_job(numbers: Any) -> None:
+    """Give this process one of the GPUs, in turn, before torch looks for them."""
+    if torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(numbers.get() % torch.cuda.device_count())
+    _use_one_thread()
+
+
 def _use_one_thread() -> None:
-    torch.set_num_threads(1)
+    """Use one thread on a CPU: then several jobs do not disturb each other, and sums have one order."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 

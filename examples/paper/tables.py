@@ -344,7 +344,9 @@ def main() -> None:
     parser.add_argument("--lasco-images", help="LaSCo's pictures, where they do not lie with it")
     parser.add_argument("--steps", type=int, help="in place of the config's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each (1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at once, each on a GPU of its own, or on one thread (1)"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "tables", help="models and evaluations")
     parser.add_argument(
         "--output", type=Path, help="docs/results/tables; for other benchmarks than emoji: output/tables/NAME"
