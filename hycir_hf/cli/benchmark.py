@@ -94,16 +94,12 @@ def _render(queries: list[dict[str, Any]], images: Any, title: str) -> str:
         PageQuery(
             [images.load(id_) for id_ in query["reference_id"]],
             query["query_text"],
-            [
-                PageResult(id_, float(query.get("similarity") or 0), images.load(id_), True)
-                for id_ in query["target_ids"]
-            ],
+            [PageResult(id_, query.get("similarity"), images.load(id_), True) for id_ in query["target_ids"]],
             f"{query['query_id']}, row {row}",
             ", ".join(query["reference_id"]),
         )
         for row, query in enumerate(queries, start=2)
     ]
-    intro = "Each query of the table with its reference and its target."
-    return render_search_page(
-        shown, title, intro, footer="Each score is the similarity by which SynCir kept the triplet."
-    )
+    intro = "A draft to be corrected in a spreadsheet: each query with its reference and its target."
+    footer = "A score is the similarity by which SynCir kept the triplet."
+    return render_search_page(shown, title, intro, footer=footer)

@@ -18,14 +18,14 @@ class PageResult:
 
     Args:
         id (`str`): Gallery id, shown below the image.
-        score (`float`): Cosine similarity in [-1, 1].
+        score (`float`, *optional*): Cosine similarity in [-1, 1]; None shows neither score nor rank.
         image (`PIL.Image.Image`, *optional*): None shows an empty frame.
         is_target (`bool`, *optional*): Marks a correct result; None where the targets are not known.
         label (`str`, *optional*): A name to show instead of the id.
     """
 
     id: str
-    score: float
+    score: float | None
     image: Image.Image | None = None
     is_target: bool | None = None
     label: str | None = None
