@@ -240,9 +240,10 @@ def _check_no_wrapper_is_left():
 
 @pytest.mark.parametrize("launcher", ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
 def test_processes_that_do_not_see_each_other_are_refused(settings, monkeypatch, launcher):
+    accelerator = Accelerator(cpu=True)  # before: accelerate's own state must not be made from these variables
     monkeypatch.setenv(launcher, "2")
     with pytest.raises(ValueError, match=r"\b2\b.*\b1\b.*output_dir.*ACCELERATE_USE_CPU"):
-        build_trainer(settings)
+        HybridTrainer(HybridTrainingArguments(**settings), accelerator=accelerator)
 
 
 @pytest.fixture
