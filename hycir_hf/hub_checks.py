@@ -54,7 +54,7 @@ _ROOTS = {
     "workspace",
     "Volumes",
 }
-# "and/or", the path of a URL and a closing tag are not local paths. A Windows path needs two names: code contains "Q:\n".
+# "and/or", the path of a URL and a closing tag are no local paths. A Windows path needs two names: code holds "Q:\n".
 _PATH = re.compile(
     r"file://[^\s\"'<>]+"
     r"|(?<![\w./~<?-])(?:~?(?:/[^\s\"'<>,;:)\]}`|/\\]+){2,}|~/[^\s\"'<>,;:)\]}`|/\\]+"
