@@ -116,7 +116,7 @@ def serve(retriever: ImageRetriever, host: str = "127.0.0.1", port: int | None =
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("hycir_hf.processing_hycir").setLevel(logging.ERROR)  # its warning of a cut text quotes the text
+    logging.getLogger("hycir_hf.prompts_hycir").setLevel(logging.ERROR)  # its warning of a cut text quotes the text
     if not is_loopback(host) and options.get("api_key") is None:
         logger.warning("no API key is set: everybody who can reach %s can search the gallery", host)
     config = uvicorn.Config(service, log_config=None, access_log=False, timeout_graceful_shutdown=_STOP_SECONDS)
