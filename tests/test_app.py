@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,6 +46,11 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# A busy machine may need longer than httpx's five seconds.
+http_delete = partial(httpx.delete, timeout=60)
+http_get = partial(httpx.get, timeout=60)
+http_post = partial(httpx.post, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -220,18 +226,18 @@ def test_no_file_is_served(served, emoji, route, path):
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
 def test_another_site_cannot_reach_the_page(served, headers):
     data = {"data": ["make it red", "", "text only", 3]}
-    assert httpx.post(f"{served}/gradio_api/call/search", json=data).status_code == 200
-    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=headers).status_code == 403
+    assert http_post(f"{served}/gradio_api/call/search", json=data).status_code == 200
+    assert http_post(f"{served}/gradio_api/call/search", json=data, headers=headers).status_code == 403
     own = {"Origin": served}
-    assert httpx.post(f"{served}/gradio_api/call/search", json=data, headers=own).status_code == 200
+    assert http_post(f"{served}/gradio_api/call/search", json=data, headers=own).status_code == 200
 
 
 def test_uploads_are_limited_and_never_served(served):
     small, large = (
-        httpx.post(served + "/gradio_api/upload", files={"files": ("a.png", b"x" * size)}) for size in (1000, 1_100_000)
+        http_post(served + "/gradio_api/upload", files={"files": ("a.png", b"x" * size)}) for size in (1000, 1_100_000)
     )
     assert (small.status_code, large.status_code) == (200, 413)
-    assert httpx.get(f"{served}/gradio_api/file={small.json()[0]}").status_code == 403
+    assert http_get(f"{served}/gradio_api/file={small.json()[0]}").status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -240,14 +246,14 @@ def test_uploads_are_limited_and_never_served(served):
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"])
 def test_other_host_names_are_refused(served, host, path):
     headers = {"Host": host and f"{host}:{urlsplit(served).port}"}
-    assert httpx.get(served + path, headers=headers).status_code == 403
+    assert http_get(served + path, headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "[::1]"])
 def test_local_host_names_are_answered(served, host):
     name = f"{host}:{urlsplit(served).port}"
-    assert httpx.get(f"{served}/config", headers={"Host": name}).status_code == 200
-    answer = httpx.post(f"{served}/gradio_api/queue/join", json={}, headers={"Host": name, "Origin": f"http://{name}"})
+    assert http_get(f"{served}/config", headers={"Host": name}).status_code == 200
+    answer = http_post(f"{served}/gradio_api/queue/join", json={}, headers={"Host": name, "Origin": f"http://{name}"})
     assert answer.status_code == 422  # passed on: the form is wrong
 
 
@@ -262,22 +268,22 @@ def test_local_host_names_are_answered(served, host):
 )
 def test_other_sites_pages_change_nothing(served, headers):
     for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/search", "/gradio_api/cancel"):
-        assert httpx.post(served + path, json={}, headers=headers).status_code == 403, path
-        assert httpx.delete(served + path, headers=headers).status_code == 403, path
+        assert http_post(served + path, json={}, headers=headers).status_code == 403, path
+        assert http_delete(served + path, headers=headers).status_code == 403, path
 
 
 def test_uploads_are_limited_in_number_and_total_size(served, monkeypatch):
     upload_url, file = f"{served}/gradio_api/upload", ("a.png", b"x" * 1000)
-    assert httpx.post(upload_url, files=[("files", file), ("files", file)]).status_code == 413
-    assert httpx.post(upload_url, content=b"x", headers={"Content-Type": "text/plain"}).status_code == 413
+    assert http_post(upload_url, files=[("files", file), ("files", file)]).status_code == 413
+    assert http_post(upload_url, content=b"x", headers={"Content-Type": "text/plain"}).status_code == 413
     chunks = (b"x" * 2**16 for _ in range(40))  # of unknown length
-    assert httpx.post(f"{served}/gradio_api/queue/join", content=chunks).status_code == 413
-    assert httpx.post(upload_url, files={"files": file}).status_code == 200
+    assert http_post(f"{served}/gradio_api/queue/join", content=chunks).status_code == 413
+    assert http_post(upload_url, files={"files": file}).status_code == 200
     for name in ("MAX_KEPT_UPLOADS", "MAX_KEPT_MB"):
         with monkeypatch.context() as patch:
             patch.setattr(f"hycir_hf.app.guard.{name}", 0)
-            assert httpx.post(upload_url, files={"files": file}).status_code == 429
-    assert httpx.post(upload_url, files={"files": file}).status_code == 200
+            assert http_post(upload_url, files={"files": file}).status_code == 429
+    assert http_post(upload_url, files={"files": file}).status_code == 200
 
 
 @pytest.mark.parametrize("position", [1, 4])  # the text's field and the file's
@@ -288,16 +294,16 @@ def test_no_url_is_fetched(served, monkeypatch, position):
         fetched.append(url)
 
     monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", fetch)
-    dependencies = httpx.get(f"{served}/config").json()["dependencies"]
+    dependencies = http_get(f"{served}/config").json()["dependencies"]
     [number] = [one["id"] for one in dependencies if any(event == "upload" for _, event in one["targets"])]
-    small = httpx.post(f"{served}/gradio_api/upload", files={"files": ("a.png", picture_bytes())}).json()[0]
+    small = http_post(f"{served}/gradio_api/upload", files={"files": ("a.png", picture_bytes())}).json()[0]
     for path, is_answered in (("https://x.example/a.png", False), (small, True)):
         data = [None, "", "mapper", 5, {"path": small, "meta": {"_type": "gradio.FileData"}}]
         if not is_answered:
             data[position] = {"path": path, "meta": {"_type": "gradio.FileData"}}
         event = {"fn_index": number, "data": data, "session_hash": f"visitor{position}{is_answered}"}
-        assert httpx.post(f"{served}/gradio_api/queue/join", json=event).status_code == 200
-        answers = httpx.get(
+        assert http_post(f"{served}/gradio_api/queue/join", json=event).status_code == 200
+        answers = http_get(
             f"{served}/gradio_api/queue/data", params={"session_hash": event["session_hash"]}, timeout=60
         )
         assert bool(UPLOADED.search(answers.text)) == is_answered

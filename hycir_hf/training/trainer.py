@@ -53,10 +53,10 @@ logger = logging.getLogger(__name__)
 
 
 class HybridTrainer:
-    """Train a mapper (or a combiner) on a frozen encoder (paper: Hybrid training).
+    """Train a mapper (or a combiner) on a frozen encoder (paper: Hybrid training): `train()` does everything.
 
-    `train()` does everything. Ctrl-C or SIGTERM save a checkpoint after the running step. After that, or after a
-    kill at any step, the same settings resume the training from the newest checkpoint and give the same weights.
+    Ctrl-C or SIGTERM save a checkpoint after the running step. After that or a kill, the same settings resume the
+    training from the newest checkpoint and give the same weights.
 
     Args:
         arguments (`HybridTrainingArguments`): The settings.
@@ -121,10 +121,8 @@ class HybridTrainer:
         is_combiner = "combiner" in arguments.terms
         self.trained: nn.Module = CombinerHead(self.model.config.feature_size) if is_combiner else self.model.mapper
         self.trained.to(accelerator.device)
-        names = list(dict.fromkeys(TERMS[name].stream for name in arguments.terms))
-        self.streams = open_streams(
-            names, arguments, self.model, self.processor, self.share, accelerator.wait_for_everyone
-        )
+        names, wait = list(dict.fromkeys(TERMS[name].stream for name in arguments.terms)), accelerator.wait_for_everyone
+        self.streams = open_streams(names, arguments, self.model, self.processor, self.share, wait)
         self.terms = build_terms(arguments, self.model, self.processor)
         self.num_steps = arguments.steps or (arguments.epochs or 1) * self.streams[names[0]].order.steps_per_epoch
         self.prompt_encoder = PromptEncoder(self.model, arguments.chunk_size, arguments.reuse_prefix)
@@ -372,12 +370,12 @@ class HybridTrainer:
         steps = self.checkpoints.steps()
         if not steps:
             return
-        saved = self.checkpoints.load(steps[-1])
+        saved, scaler = self.checkpoints.load(steps[-1]), self.accelerator.scaler
         self._check_settings(saved["settings"], self._settings())
         self.trained.load_state_dict(saved["trained"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        if saved["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"] is not None and scaler is not None:
+            scaler.load_state_dict(saved["scaler"])
         self.state = TrainingState(**saved["state"])
         logger.info("Resuming from step %d.", self.state.step)
 
