@@ -170,6 +170,14 @@ def open_for_index(
     return FeatureStore.open(images) if is_store(images) else open_images(str(images), split, image_column, id_column)
 
 
+def _load_gallery(directory: str | os.PathLike, images: str | os.PathLike | None) -> Gallery:
+    """Load a gallery whose images may have moved."""
+    gallery = Gallery.load(directory)
+    if images is not None:
+        gallery.source = moved_source(gallery.source, images)
+    return gallery
+
+
 class ImageRetriever:
     """Search your own images by an image, a text, or both.
 
@@ -229,9 +237,7 @@ class ImageRetriever:
             FileNotFoundError: If the folder holds no gallery.
             ValueError: If the gallery names no model, another model made it, or `images` is not there.
         """
-        gallery = Gallery.load(directory)
-        if images is not None:
-            gallery.source = moved_source(gallery.source, images)
+        gallery = _load_gallery(directory, images)
         name = model or gallery.model_path
         if name is None:
             raise ValueError(f"The gallery {directory} does not say which model made it. Give it as model.")
@@ -368,10 +374,9 @@ class ImageRetriever:
             FileNotFoundError: If there is no gallery there any more.
             ValueError: If its files are damaged, or another model made it.
         """
-        again = ImageRetriever(self.encoder, Gallery.load(self.directory or ""), self.directory)
+        gallery = _load_gallery(self.directory or "", self._moved_images)
+        again = ImageRetriever(self.encoder, gallery, self.directory)
         again._moved_images = self._moved_images
-        if self._moved_images is not None:
-            again.gallery.source = moved_source(again.gallery.source, self._moved_images)
         return again
 
     def save(self, directory: str | os.PathLike) -> None:

@@ -1,6 +1,5 @@
 """`hycir init`: an untrained model on disk."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -10,9 +9,8 @@ import hycir_hf
 
 from ..files import atomic_folder
 from ..names import naming_model, resolve_model
-from ..settings import ParameterError
 from .models import quiet
-from .options import Common, OutputFolder, Report, Switch
+from .options import Common, NewFolder, Report, Switch
 
 app = App(
     name="init",
@@ -27,7 +25,7 @@ def init(
     encoder: str,
     /,
     *,
-    output: OutputFolder,
+    output: NewFolder,
     num_pseudo_tokens: Annotated[PositiveInt, Parameter(alias="-k")] = 4,
     prompt: str = "a photo of {image}, {text}",
     save_encoder: Switch = False,
@@ -47,15 +45,12 @@ def init(
     from ..training.report import save_model
 
     resolve_model(encoder, "encoder")
-    folder = Path(output)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ParameterError(f"{output} is not empty. Choose a new folder.", "output")
     quiet()
     with naming_model(encoder):
         model = hycir_hf.HyCIRModel.from_encoder(encoder, num_pseudo_tokens, prompt=prompt)
         processor = hycir_hf.HyCIRProcessor.from_encoder(encoder, num_pseudo_tokens, prompt=prompt)
-    with atomic_folder(folder) as aside:
-        save_model(model, processor, aside, save_encoder)
+    with atomic_folder(output) as folder:
+        save_model(model, processor, folder, save_encoder)
     lines = [
         f"{output}: an untrained model with {num_pseudo_tokens} pseudo tokens. Train it with `hycir train --model`."
     ]

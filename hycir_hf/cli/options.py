@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 from cyclopts import Group, Parameter
 
+from ..files import check_new_folder
 from ..names import shown
 from ..settings import Settings, kind_of
 
@@ -31,10 +32,10 @@ def _check_file(kind: Any, path: str | None) -> None:
 
 
 def _check_device(kind: Any, name: str | None) -> None:
-    import torch
-
     if name is None:
         return
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -43,6 +44,7 @@ def _check_device(kind: Any, name: str | None) -> None:
 
 Model = Annotated[str, Parameter(alias="-m")]
 OutputFolder = Annotated[str, Parameter(alias="-o", validator=_check_folder)]
+NewFolder = Annotated[str, Parameter(alias="-o", validator=lambda kind, path: check_new_folder(path))]
 OutputFile = Annotated[str | None, Parameter(validator=_check_file)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 Device = Annotated[
