@@ -1,7 +1,6 @@
 """The reference images of composed queries, named by path or by gallery id."""
 
 import contextlib
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..images.sources import GalleryImages, folders_of
 from ..images_hycir import load_image
-from ..settings import ParameterError
+from ..settings import ParameterError, did_you_mean
 from .gallery import Gallery
 
 
@@ -86,9 +85,8 @@ def read_references(gallery: Gallery, directory: str | os.PathLike | None, refer
             images.append(stored.load(str(reference)))
             gallery_ids.append(str(reference))
         else:
-            near = difflib.get_close_matches(str(reference), gallery.ids, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"An id is for example {gallery.ids[0]!r}."
-            raise ValueError(f"{str(reference)!r} is no file, and no id of the gallery's {len(gallery)} images. {hint}")
+            hint = did_you_mean(str(reference), gallery.ids) or f" (an id is for example {gallery.ids[0]!r})"
+            raise ValueError(f"{str(reference)!r} is no file, and no id of the gallery's {len(gallery)} images{hint}.")
         names.append(str(path) if is_file else str(reference) if is_name else "image")
     return References(images, names, [id_ for id_ in gallery_ids if id_ is not None])
 
